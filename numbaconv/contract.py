@@ -1,0 +1,366 @@
+"""Every operation a backend must have, with its full signature.
+
+A backend is a package that exports these names with these parameters; a test compares them. All arrays a
+backend gets are its own kind, of one dtype (float32 or float64), with shapes already checked by `functional`;
+their strides may be anything, and the result's layout follows the first array's (`layout_of`). Nothing given is
+changed, but for the first argument of the ops that end in ``_update`` and of `accumulate`.
+
+An argument called `problem` is a NamedTuple of `shapes`. `needs` says which gradients to compute, in the order
+they are returned; the others are None.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+from .shapes import Conv2dProblem, PadProblem, Pool2dProblem, Shape4
+
+Array = Any  # numpy.ndarray on cpu, a device array on cuda
+
+
+class BatchNormResult(NamedTuple):
+    """What `batch_norm` returns. The last two are what its backward needs."""
+
+    output: Array
+    running_mean: Array | None
+    running_var: Array | None
+    mean: Array
+    inverse_std: Array
+
+
+# --- convolution and linear -------------------------------------------------------------------------------
+
+
+def conv2d(problem: Conv2dProblem, x: Array, weight: Array, bias: Array | None) -> Array:
+    """output[n,k,p,q] = bias[k] + sum over c,r,s of x[n,c,p*stride+r*dilation-pad,...] * weight[k,c,r,s]."""
+    raise NotImplementedError
+
+
+def conv2d_backward_input(
+    problem: Conv2dProblem, grad_output: Array, weight: Array, bias: Array | None = None
+) -> Array:
+    """grad_input; plus a bias per input channel, for the transposed convolution that this is the forward of."""
+    raise NotImplementedError
+
+
+def conv2d_backward_weight(problem: Conv2dProblem, grad_output: Array, x: Array) -> Array:
+    """grad_weight, C-contiguous."""
+    raise NotImplementedError
+
+
+def conv2d_backward_bias(grad_output: Array) -> Array:
+    """grad_bias[k] = sum of grad_output[:, k]."""
+    raise NotImplementedError
+
+
+def conv2d_backward(
+    problem: Conv2dProblem, grad_output: Array, x: Array, weight: Array, needs: tuple[bool, bool, bool]
+) -> tuple[Array | None, Array | None, Array | None]:
+    """(grad_input, grad_weight, grad_bias), sharing what they can."""
+    raise NotImplementedError
+
+
+def linear(x: Array, weight: Array, bias: Array | None) -> Array:
+    """x (M, in) times weight (out, in) transposed, plus bias (out,): (M, out)."""
+    raise NotImplementedError
+
+
+def linear_backward(
+    grad_output: Array, x: Array, weight: Array, needs: tuple[bool, bool, bool]
+) -> tuple[Array | None, Array | None, Array | None]:
+    """(grad_input, grad_weight, grad_bias)."""
+    raise NotImplementedError
+
+
+# --- activations ------------------------------------------------------------------------------------------
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0); NaN stays NaN."""
+    raise NotImplementedError
+
+
+def relu_backward(grad_output: Array, x: Array) -> Array:
+    """grad_output where x > 0 or x is NaN, else 0. `x` may be the input or the output."""
+    raise NotImplementedError
+
+
+def leaky_relu(x: Array, negative_slope: float) -> Array:
+    """X where x > 0, else negative_slope * x."""
+    raise NotImplementedError
+
+
+def leaky_relu_backward(grad_output: Array, x: Array, negative_slope: float) -> Array:
+    """Gradient at the input `x`."""
+    raise NotImplementedError
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x))."""
+    raise NotImplementedError
+
+
+def sigmoid_backward(grad_output: Array, output: Array) -> Array:
+    """grad_output * output * (1 - output)."""
+    raise NotImplementedError
+
+
+def tanh(x: Array) -> Array:
+    """Hyperbolic tangent."""
+    raise NotImplementedError
+
+
+def tanh_backward(grad_output: Array, output: Array) -> Array:
+    """grad_output * (1 - output^2)."""
+    raise NotImplementedError
+
+
+def gelu(x: Array, approximate: bool) -> Array:
+    """x * Phi(x), Phi the normal distribution function, or its tanh approximation."""
+    raise NotImplementedError
+
+
+def gelu_backward(grad_output: Array, x: Array, approximate: bool) -> Array:
+    """Gradient at the input `x`."""
+    raise NotImplementedError
+
+
+def silu(x: Array) -> Array:
+    """x * sigmoid(x)."""
+    raise NotImplementedError
+
+
+def silu_backward(grad_output: Array, x: Array) -> Array:
+    """Gradient at the input `x`."""
+    raise NotImplementedError
+
+
+# --- pooling ----------------------------------------------------------------------------------------------
+
+
+def max_pool2d(problem: Pool2dProblem, x: Array, return_indices: bool) -> tuple[Array, Array | None]:
+    """(output, indices): int32 positions h * W + w of each maximum (the first; a NaN wins), or None."""
+    raise NotImplementedError
+
+
+def max_pool2d_backward(problem: Pool2dProblem, grad_output: Array, indices: Array) -> Array:
+    """grad_input: each gradient added at its index."""
+    raise NotImplementedError
+
+
+def avg_pool2d(problem: Pool2dProblem, x: Array) -> Array:
+    """Mean of each window."""
+    raise NotImplementedError
+
+
+def avg_pool2d_backward(problem: Pool2dProblem, grad_output: Array) -> Array:
+    """grad_input."""
+    raise NotImplementedError
+
+
+def adaptive_avg_pool2d(x: Array, output_size: tuple[int, int]) -> Array:
+    """Means of P x Q windows: rows floor(p * H / P) to ceil((p + 1) * H / P), columns likewise."""
+    raise NotImplementedError
+
+
+def adaptive_avg_pool2d_backward(grad_output: Array, input_shape: Shape4) -> Array:
+    """grad_input."""
+    raise NotImplementedError
+
+
+# --- normalisation, dropout, shape ------------------------------------------------------------------------
+
+
+def batch_norm(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    running_mean: Array | None,
+    running_var: Array | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> BatchNormResult:
+    """Normalises axis 1. In training by the batch (biased variance), else by the running statistics."""
+    raise NotImplementedError
+
+
+def batch_norm_backward(
+    grad_output: Array, x: Array, weight: Array | None, mean: Array, inverse_std: Array, training: bool
+) -> tuple[Array, Array, Array]:
+    """(grad_input, grad_weight, grad_bias)."""
+    raise NotImplementedError
+
+
+def dropout(x: Array, p: float, seed: int, layer: int, step: int) -> Array:
+    """x / (1 - p) where a Philox4x32-10 number keyed by (seed, layer, step, element) is at least p, else 0."""
+    raise NotImplementedError
+
+
+def pad(problem: PadProblem, x: Array, value: float) -> Array:
+    """x with a border; `value` fills it in mode "zeros"."""
+    raise NotImplementedError
+
+
+def pad_backward(problem: PadProblem, grad_output: Array) -> Array:
+    """grad_input: the border's gradients added where they came from."""
+    raise NotImplementedError
+
+
+def flatten(x: Array) -> Array:
+    """(N, C, H, W) as (N, C * H * W) in logical order; a view where strides allow it."""
+    raise NotImplementedError
+
+
+def add(x: Array, y: Array) -> Array:
+    """Elementwise sum of two arrays of one shape."""
+    raise NotImplementedError
+
+
+def concat(arrays: tuple[Array, ...]) -> Array:
+    """Joined along axis 1."""
+    raise NotImplementedError
+
+
+def concat_backward(grad_output: Array, sizes: tuple[int, ...]) -> tuple[Array, ...]:
+    """grad_output cut along axis 1 into pieces of these sizes; views."""
+    raise NotImplementedError
+
+
+# --- losses -----------------------------------------------------------------------------------------------
+
+
+def softmax(x: Array, axis: int) -> Array:
+    """exp(x - max) / sum along one axis (0 <= axis < ndim)."""
+    raise NotImplementedError
+
+
+def softmax_backward(grad_output: Array, output: Array, axis: int) -> Array:
+    """output * (grad_output - sum(grad_output * output))."""
+    raise NotImplementedError
+
+
+def log_softmax(x: Array, axis: int) -> Array:
+    """x - max - log(sum(exp(x - max))) along one axis."""
+    raise NotImplementedError
+
+
+def log_softmax_backward(grad_output: Array, output: Array, axis: int) -> Array:
+    """grad_output - exp(output) * sum(grad_output)."""
+    raise NotImplementedError
+
+
+def cross_entropy(x: Array, target: Array, label_smoothing: float, ignore_index: int) -> tuple[Array, int]:
+    """(loss of each position in float64, number of positions not ignored); x (N, C, ...).
+
+    `target` holds class indices (int64, of x's shape without C), or probabilities (x's shape and dtype).
+    """
+    raise NotImplementedError
+
+
+def cross_entropy_backward(
+    grad_output: Array, x: Array, target: Array, label_smoothing: float, ignore_index: int
+) -> Array:
+    """grad_x, given the gradient of each position's loss (float64, of x's shape without C)."""
+    raise NotImplementedError
+
+
+def mse_loss(x: Array, target: Array) -> float:
+    """Sum of (x - target)^2, accumulated in float64."""
+    raise NotImplementedError
+
+
+def mse_loss_backward(scale: float, x: Array, target: Array) -> Array:
+    """scale * (x - target)."""
+    raise NotImplementedError
+
+
+# --- training ---------------------------------------------------------------------------------------------
+
+
+def sgd_update(
+    parameter: Array,
+    grad: Array,
+    velocity: Array | None,
+    lr: float,
+    momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+    first: bool,
+) -> None:
+    """One step of SGD, in place; `velocity` is updated too. `first`: velocity starts as the gradient."""
+    raise NotImplementedError
+
+
+def adam_update(
+    parameter: Array,
+    grad: Array,
+    mean: Array,
+    square: Array,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    step: int,
+) -> None:
+    """One step (1, 2, ...) of Adam, or of AdamW if `decoupled`, in place; `mean` and `square` are updated too."""
+    raise NotImplementedError
+
+
+def accumulate(target: Array, source: Array) -> None:
+    """Target += source, in place."""
+    raise NotImplementedError
+
+
+def scale_update(array: Array, factor: float) -> None:
+    """Array *= factor, in place."""
+    raise NotImplementedError
+
+
+def sum_of_squares(x: Array) -> float:
+    """Sum of x^2, accumulated in float64."""
+    raise NotImplementedError
+
+
+# --- memory -----------------------------------------------------------------------------------------------
+
+
+def to_device(x: Array, index: int) -> Array:
+    """A NumPy array on this backend's device number `index`."""
+    raise NotImplementedError
+
+
+def to_host(x: Array) -> Array:
+    """The array as a NumPy array."""
+    raise NotImplementedError
+
+
+def channels_last(x: Array) -> Array:
+    """The same logical (N, C, H, W) array with C innermost in memory; itself if it is so already."""
+    raise NotImplementedError
+
+
+def contiguous(x: Array) -> Array:
+    """The same array in C order; itself if it is so already."""
+    raise NotImplementedError
+
+
+def layout_of(x: Array) -> str:
+    """"channels_first" or "channels_last"."""
+    raise NotImplementedError
+
+
+def reuse_buffers() -> AbstractContextManager[Any]:
+    """While this is entered, outputs of this thread's calls reuse the memory of earlier ones nobody holds."""
+    raise NotImplementedError
+
+
+OPS: dict[str, Any] = {
+    name: value
+    for name, value in list(globals().items())
+    if callable(value) and getattr(value, "__module__", None) == __name__ and not isinstance(value, type)
+}

@@ -1,0 +1,120 @@
+"""From arrays of any strides to the one normalised form that kernels take.
+
+numba compiles a kernel anew for every array type: C order, Fortran order, any order, read-only, unaligned. So
+kernels take flat arrays only (1-D, C-contiguous, writable, aligned) with the sizes beside them, and these helpers
+make them: views wherever strides allow, else one copy.
+
+Two dense memory orders are native: ``channels_first`` (C order) and ``channels_last`` (N, H, W, C in memory).
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+
+from . import memory
+
+CHANNELS_FIRST, CHANNELS_LAST = "channels_first", "channels_last"
+
+
+def is_channels_last(x: np.ndarray) -> bool:
+    """Whether (N, C, H, W) is dense with C innermost."""
+    return x.ndim == 4 and x.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+def layout_of(x: np.ndarray) -> str:
+    """C-contiguous wins ties; anything else follows the stride of C."""
+    if x.flags.c_contiguous or x.ndim != 4:
+        return CHANNELS_FIRST
+    _, c, h, w = (abs(stride) for stride in x.strides)
+    others = [stride for stride, size in ((h, x.shape[2]), (w, x.shape[3])) if size > 1]
+    return CHANNELS_LAST if x.shape[1] > 1 and all(c < other for other in others) else CHANNELS_FIRST
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype, layout: str = CHANNELS_FIRST) -> np.ndarray:
+    """An uninitialised result of logical `shape` in one of the two dense orders."""
+    if layout == CHANNELS_LAST and len(shape) == 4:
+        n, c, h, w = shape
+        return memory.empty((n, h, w, c), dtype).transpose(0, 3, 1, 2)
+    return memory.empty(shape, dtype)
+
+
+def dense(x: np.ndarray) -> np.ndarray:
+    """`x` itself if it is dense in either order, else a copy in the order of `layout_of(x)`."""
+    if x.flags.c_contiguous or is_channels_last(x):
+        return x
+    return in_layout(x, layout_of(x))
+
+
+def in_layout(x: np.ndarray, layout: str) -> np.ndarray:
+    """`x` itself if it is dense in `layout`, else a copy that is."""
+    if layout == CHANNELS_LAST and x.ndim == 4:
+        return channels_last(x)
+    return contiguous(x)
+
+
+def contiguous(x: np.ndarray) -> np.ndarray:
+    """`x` in C order; itself if it is so already."""
+    if x.flags.c_contiguous:
+        return x
+    out = memory.empty(x.shape, x.dtype)
+    np.copyto(out, x)
+    return out
+
+
+def channels_last(x: np.ndarray) -> np.ndarray:
+    """(N, C, H, W) with C innermost in memory; itself if it is so already."""
+    if is_channels_last(x):
+        return x
+    out = empty(x.shape, x.dtype, CHANNELS_LAST)
+    np.copyto(out, x)
+    return out
+
+
+def empty_like(x: np.ndarray) -> np.ndarray:
+    """An uninitialised result of the shape, dtype and order of a `dense` array."""
+    return empty(x.shape, x.dtype, CHANNELS_FIRST if x.flags.c_contiguous else CHANNELS_LAST)
+
+
+def match(x: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """`x` in the memory order of `like`, which is dense: their flat forms then run in step."""
+    if like.flags.c_contiguous:
+        return contiguous(x)
+    return channels_last(x)
+
+
+def flat(x: np.ndarray) -> np.ndarray:
+    """The elements of a dense array in memory order: 1-D, a view, typed writable (kernels do not write inputs)."""
+    view = x.reshape(-1) if x.flags.c_contiguous else x.transpose(0, 2, 3, 1).reshape(-1)
+    return view if view.flags.writeable else _writable(view)
+
+
+def _writable(view: np.ndarray) -> np.ndarray:
+    """The same memory without the read-only flag, so that it does not cost a second compilation.
+
+    The result does not keep `view` alive: the caller does, for the call.
+    """
+    if view.size == 0:
+        return np.empty(view.shape, view.dtype)
+    buffer = (ctypes.c_char * view.nbytes).from_address(view.__array_interface__["data"][0])
+    return np.frombuffer(buffer, view.dtype)
+
+
+def planes(x: np.ndarray) -> tuple[int, int]:
+    """(outer, inner) of a dense (N, C, H, W) array seen as (outer, H, W, inner): both orders are one loop nest.
+
+    channels_first is (N * C, H, W, 1), channels_last (N, H, W, C).
+    """
+    n, c = x.shape[:2]
+    return (n * c, 1) if x.flags.c_contiguous else (n, c)
+
+
+def around_axis(x: np.ndarray, axis: int) -> tuple[int, int]:
+    """(outer, inner) of a dense array seen as (outer, size of `axis`, inner)."""
+    if x.flags.c_contiguous:
+        return int(np.prod(x.shape[:axis], dtype=np.int64)), int(np.prod(x.shape[axis + 1 :], dtype=np.int64))
+    order = (0, 2, 3, 1)
+    position = order.index(axis)
+    sizes = [x.shape[a] for a in order]
+    return int(np.prod(sizes[:position], dtype=np.int64)), int(np.prod(sizes[position + 1 :], dtype=np.int64))

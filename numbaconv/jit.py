@@ -1,0 +1,190 @@
+"""The one place that names numba flags: kernel decorators, the cache's key, threads.
+
+Why each flag is as it is:
+
+* ``fastmath={"contract"}`` lets LLVM fuse a multiply and an add, and nothing else. ``nnan``/``ninf`` would
+  fold ``isnan`` to False, ``reassoc`` would delete compensated sums and let twins differ in bits.
+* ``error_model="numpy"``: a division by zero gives inf, and loops keep no branch for it.
+* ``nogil=True``: other Python threads run while a kernel does.
+* ``boundscheck=False``: a kernel's indices are computed from shapes that were checked above it.
+
+A kernel is written twice: a *body* over a range of tasks, which is also the serial twin, and a *parallel*
+wrapper that hands one task at a time to the body. `launch` picks one by the amount of work. The body starts
+with ``never_inline()``, so both run the same machine code and agree in every bit, and tasks are cut by the
+problem, never by the number of threads, so results do not depend on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import prange
+from numba.core import types
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.extending import intrinsic
+
+from .errors import ArgumentError, message
+
+__all__ = [
+    "compiled_signatures",
+    "get_num_threads",
+    "inline",
+    "kernel",
+    "launch",
+    "never_inline",
+    "num_threads",
+    "parallel_kernel",
+    "prange",
+    "set_num_threads",
+]
+
+_FLAGS: dict[str, Any] = {
+    "nogil": True,
+    "fastmath": {"contract"},
+    "error_model": "numpy",
+    "boundscheck": False,
+}
+
+_PACKAGE = Path(__file__).parent
+_kernels: list[Any] = []
+
+
+@functools.cache
+def _source_digest() -> str:
+    """SHA-256 of every file kernels come from.
+
+    numba stamps a cached function with its own file's time and size only: a helper edited in another file
+    would leave the old machine code in use.
+    """
+    digest = hashlib.sha256()
+    for path in [_PACKAGE / "jit.py", *sorted((_PACKAGE / "cpu").rglob("*.py"))]:
+        digest.update(str(path.relative_to(_PACKAGE)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class _PackageCache(FunctionCache):
+    """numba's on-disk cache, stamped with the package's source instead of one file's time."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._cache_file = IndexDataCacheFile(
+            cache_path=self._cache_path,
+            filename_base=self._impl.filename_base,
+            source_stamp=_source_digest(),
+        )
+
+
+def _compile_lazily(function: Callable[..., Any], **flags: Any) -> Any:
+    dispatcher = numba.njit(**_FLAGS, **flags)(function)
+    # Without a place to write (no locator) kernels still compile, in every process anew.
+    with contextlib.suppress(RuntimeError, OSError):
+        dispatcher._cache = _PackageCache(function)
+    _kernels.append(dispatcher)
+    return dispatcher
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """A serial kernel, or the body of a parallel one. Compiled at its first call."""
+    return _compile_lazily(function)
+
+
+def parallel_kernel(function: Callable[..., Any]) -> Any:
+    """A ``prange`` over tasks that calls a body `kernel`."""
+    return _compile_lazily(function, parallel=True)
+
+
+def inline(function: Callable[..., Any]) -> Any:
+    """A helper pasted into the kernels that call it; it is never compiled by itself."""
+    return numba.njit(**_FLAGS, inline="always")(function)
+
+
+@intrinsic
+def never_inline(typing_context: Any) -> Any:
+    """Called in a body: LLVM keeps it a function of its own, so that its twins share one machine code."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+def compiled_signatures() -> dict[str, int]:
+    """How many specialisations of each kernel this process has compiled or loaded so far."""
+    return {
+        f"{k.py_func.__module__}.{k.py_func.__name__}": len(k.signatures) for k in _kernels if k.signatures
+    }
+
+
+# --- threads -----------------------------------------------------------------------------------------------
+
+# A parallel region wakes threads: some 10 us on idle cores, hundreds when they are busy. `work` is an estimate
+# in nanoseconds on one thread; below this the serial twin is faster.
+PARALLEL_WORK_NS = 60_000.0
+
+_num_threads: int | None = None
+
+
+def get_num_threads() -> int:
+    """Threads that kernels use in this process."""
+    return _num_threads if _num_threads is not None else int(numba.config.NUMBA_NUM_THREADS)
+
+
+def set_num_threads(threads: int) -> None:
+    """Sets how many threads kernels use, in every Python thread of this process.
+
+    (numba's own setting is per thread; this one is applied at each call.)
+
+    Raises:
+        ArgumentError: if `threads` is not between 1 and the number numba started with.
+    """
+    global _num_threads
+    most = int(numba.config.NUMBA_NUM_THREADS)
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= most:
+        raise ArgumentError(
+            message(
+                "set_num_threads",
+                f"threads must be an int from 1 to {most}",
+                "The upper limit is the environment variable NUMBA_NUM_THREADS, by default the number of cores.",
+                threads=threads,
+            )
+        )
+    _num_threads = threads
+
+
+@contextlib.contextmanager
+def num_threads(threads: int) -> Iterator[None]:
+    """``with numbaconv.num_threads(1):`` for a while, then back."""
+    global _num_threads
+    before = _num_threads
+    set_num_threads(threads)
+    try:
+        yield
+    finally:
+        _num_threads = before
+
+
+def launch(body: Any, parallel: Any, tasks: int, work_ns: float, *args: Any) -> None:
+    """Runs ``body`` over ``tasks`` tasks: in parallel if there is enough work for it, else on this thread.
+
+    Args:
+        body: kernel ``(first_task, end_task, *args)``.
+        parallel: parallel kernel ``(tasks, *args)``.
+        tasks: number of independent tasks; depends on the problem only.
+        work_ns: estimated time of all tasks on one thread, nanoseconds.
+    """
+    if tasks > 1 and work_ns >= PARALLEL_WORK_NS:
+        threads = get_num_threads()
+        if threads > 1:
+            if numba.get_num_threads() != threads:
+                numba.set_num_threads(threads)
+            parallel(tasks, *args)
+            return
+    body(0, tasks, *args)
