@@ -93,7 +93,7 @@ def _device_of(x: Any, op: str, name: str) -> str:
 
 
 def _split_device(device: str, op: str) -> tuple[str, int]:
-    """"cuda:1" as ("cuda", 1)."""
+    """Device and index of a name: ("cuda", 1) for "cuda:1"."""
     if not isinstance(device, str):
         raise ArgumentError(message(op, 'device must be a name like "cpu", "cuda" or "cuda:1"', device=device))
     name, _, index = device.partition(":")
@@ -126,7 +126,9 @@ def _host_array(op: str, name: str, x: Any) -> np.ndarray:
     """Anything that lives on the CPU as a plain ndarray, without a copy."""
     if isinstance(x, np.ma.MaskedArray):
         raise DTypeError(
-            message(op, f"{name} must not be a masked array", "Fill it first: x.filled(0).", **{f"{name}__shape": x.shape})
+            message(
+                op, f"{name} must not be a masked array", "Fill it first: x.filled(0).", **{f"{name}__shape": x.shape}
+            )
         )
     if isinstance(x, np.ndarray):
         return x if type(x) is np.ndarray else np.asarray(x)

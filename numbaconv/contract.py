@@ -350,7 +350,7 @@ def contiguous(x: Array) -> Array:
 
 
 def layout_of(x: Array) -> str:
-    """"channels_first" or "channels_last"."""
+    """Either "channels_first" or "channels_last"."""
     raise NotImplementedError
 
 

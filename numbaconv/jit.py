@@ -25,6 +25,7 @@ from typing import Any
 
 import numba
 from numba import prange
+from numba.core import config as numba_config
 from numba.core import types
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.extending import intrinsic
@@ -106,9 +107,7 @@ def inline(function: Callable[..., Any]) -> Any:
 
 
 @intrinsic
-def never_inline(typing_context: Any) -> Any:
-    """Called in a body: LLVM keeps it a function of its own, so that its twins share one machine code."""
-
+def _never_inline(typing_context: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.function.attributes.add("noinline")
         return context.get_dummy_value()
@@ -116,11 +115,13 @@ def never_inline(typing_context: Any) -> Any:
     return types.void(), codegen
 
 
+# Called in a body: LLVM keeps it a function of its own, so that its twins share one machine code.
+never_inline: Any = _never_inline
+
+
 def compiled_signatures() -> dict[str, int]:
     """How many specialisations of each kernel this process has compiled or loaded so far."""
-    return {
-        f"{k.py_func.__module__}.{k.py_func.__name__}": len(k.signatures) for k in _kernels if k.signatures
-    }
+    return {f"{k.py_func.__module__}.{k.py_func.__name__}": len(k.signatures) for k in _kernels if k.signatures}
 
 
 # --- threads -----------------------------------------------------------------------------------------------
@@ -132,9 +133,13 @@ PARALLEL_WORK_NS = 60_000.0
 _num_threads: int | None = None
 
 
+def _threads_at_start() -> int:
+    return int(vars(numba_config)["NUMBA_NUM_THREADS"])
+
+
 def get_num_threads() -> int:
     """Threads that kernels use in this process."""
-    return _num_threads if _num_threads is not None else int(numba.config.NUMBA_NUM_THREADS)
+    return _num_threads if _num_threads is not None else _threads_at_start()
 
 
 def set_num_threads(threads: int) -> None:
@@ -146,7 +151,7 @@ def set_num_threads(threads: int) -> None:
         ArgumentError: if `threads` is not between 1 and the number numba started with.
     """
     global _num_threads
-    most = int(numba.config.NUMBA_NUM_THREADS)
+    most = _threads_at_start()
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= most:
         raise ArgumentError(
             message(

@@ -325,7 +325,9 @@ def pool2d_problem(
     pads, dilations = pair(op, "padding", padding, 0), pair(op, "dilation", dilation, 1)
     n, c, h, w = input_shape
     if any(2 * pad > size for pad, size in zip(pads, kernel, strict=True)):
-        raise ArgumentError(message(op, "padding must be at most half of kernel_size", padding=pads, kernel_size=kernel))
+        raise ArgumentError(
+            message(op, "padding must be at most half of kernel_size", padding=pads, kernel_size=kernel)
+        )
     sizes = [
         window_output_size(
             size, kernel[i], stride=strides[i], padding=pads[i], dilation=dilations[i], ceil_mode=bool(ceil_mode)

@@ -1,0 +1,229 @@
+"""Explicit SIMD: the one register tile that every matrix-like kernel is made of, as LLVM vectors.
+
+LLVM's auto-vectoriser prefers 256-bit vectors even where there are 512, and does not keep a tile of accumulators
+in registers; vectors written out do. The width comes from numba's effective target (NUMBA_CPU_FEATURES if set),
+never from cpuid, so that code for another CPU can be tested on this one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba.core import cgutils, codegen, config, types
+from numba.extending import intrinsic
+
+
+def _target_features() -> set[str]:
+    features = vars(config)["CPU_FEATURES"]
+    return set((codegen.get_host_cpu_features() if features is None else features).split(","))
+
+
+def _vector_bytes(features: set[str]) -> int:
+    if "+avx512f" in features:
+        return 64
+    return 32 if "+avx2" in features else 16
+
+
+class Tile(NamedTuple):
+    """A register tile: `rows` x `vectors` accumulators."""
+
+    rows: int
+    vectors: int
+
+
+# Registers of the target: 32 with AVX-512 (and on ARM), else 16. The wide tile reads least per multiply-add:
+# 6 broadcasts and 4 vectors for 24. The narrow one is for few columns; its 12 accumulators cover the latency of
+# two multiply-add units. 7x4 and 12x2 spill (KERNELS: seen in the assembly).
+VECTOR_BYTES = _vector_bytes(_target_features())
+WIDE = Tile(6, 4) if VECTOR_BYTES == 64 else Tile(6, 2)
+NARROW = Tile(12, 1)
+
+# Kernels name these: literal ints, known when they are compiled.
+WIDE_ROWS, WIDE_VECTORS = WIDE
+NARROW_ROWS, NARROW_VECTORS = NARROW
+
+_INT = ir.IntType(64)
+_INT32 = ir.IntType(32)
+
+
+def _constant(value: int) -> ir.Constant:
+    return ir.Constant(_INT, value)
+
+
+class _Vectors:
+    """LLVM's vectors of one element type: loads, stores, splats, multiply-adds."""
+
+    def __init__(self, builder: Any, scalar: ir.Type, itemsize: int, nbytes: int) -> None:
+        self.builder = builder
+        self.itemsize = itemsize
+        self.lanes = nbytes // itemsize
+        self.type = ir.VectorType(scalar, self.lanes)
+        self.pointer = ir.PointerType(self.type)
+        self.mask = ir.VectorType(ir.IntType(1), self.lanes)
+        self.name = f"v{self.lanes}f{itemsize * 8}"
+
+    def _function(self, name: str, result: ir.Type, *arguments: ir.Type) -> Any:
+        return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, arguments), name)
+
+    def at(self, pointer: Any, offset: Any) -> Any:
+        return self.builder.bitcast(self.builder.gep(pointer, [offset]), self.pointer)
+
+    def load(self, pointer: Any, offset: Any) -> Any:
+        return self.builder.load(self.at(pointer, offset), align=self.itemsize)
+
+    def splat(self, value: Any, of: ir.VectorType | None = None) -> Any:
+        undefined = ir.Constant(of or self.type, ir.Undefined)
+        first = self.builder.insert_element(undefined, value, ir.Constant(_INT32, 0))
+        return self.builder.shuffle_vector(
+            first, undefined, ir.Constant(ir.VectorType(_INT32, self.lanes), [0] * self.lanes)
+        )
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        # fmuladd, not fma: without FMA hardware the latter is a library call per element.
+        function = self._function(f"llvm.fmuladd.{self.name}", self.type, self.type, self.type, self.type)
+        return self.builder.call(function, [a, b, c])
+
+    def first_lanes(self, count: Any, start: int) -> Any:
+        """The mask of lanes whose index, from `start`, is less than `count`."""
+        integers = ir.VectorType(_INT, self.lanes)
+        lanes = ir.Constant(integers, list(range(start, start + self.lanes)))
+        return self.builder.icmp_signed("<", lanes, self.splat(count, integers))
+
+    def masked_load(self, pointer: Any, mask: Any) -> Any:
+        name = f"llvm.masked.load.{self.name}.p0"
+        function = self._function(name, self.type, self.pointer, _INT32, self.mask, self.type)
+        zeros = ir.Constant(self.type, [0.0] * self.lanes)
+        return self.builder.call(function, [pointer, ir.Constant(_INT32, self.itemsize), mask, zeros])
+
+    def masked_store(self, value: Any, pointer: Any, mask: Any) -> None:
+        name = f"llvm.masked.store.{self.name}.p0"
+        function = self._function(name, ir.VoidType(), self.type, self.pointer, _INT32, self.mask)
+        self.builder.call(function, [value, pointer, ir.Constant(_INT32, self.itemsize), mask])
+
+
+@intrinsic(prefer_literal=True)
+def _multiply_tile(
+    typing_context: Any,
+    a: Any,
+    a_start: Any,
+    a_offsets: Any,
+    a_table: Any,
+    a_step: Any,
+    b: Any,
+    b_start: Any,
+    b_offsets: Any,
+    b_table: Any,
+    b_step: Any,
+    out: Any,
+    out_start: Any,
+    out_offsets: Any,
+    initial: Any,
+    initial_start: Any,
+    columns: Any,
+    outer: Any,
+    inner: Any,
+    first: Any,
+    rows: Any,
+    vectors: Any,
+) -> Any:
+    tile = Tile(rows.literal_value, vectors.literal_value)
+    index = types.intp
+    signature = types.void(
+        *(a, index, a_offsets, index, index),
+        *(b, index, b_offsets, index, index),
+        *(out, index, out_offsets, initial, index),
+        *(index, index, index, types.boolean, rows, vectors),
+    )
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def data(position: int) -> Any:
+            return context.make_array(signature.args[position])(context, builder, args[position]).data
+
+        element = signature.args[0].dtype
+        vec = _Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
+        _emit_tile(builder, vec, tile, _TileArguments(
+            a=builder.gep(data(0), [args[1]]), a_offsets=builder.gep(data(2), [args[3]]), a_step=args[4],
+            b=builder.gep(data(5), [args[6]]), b_offsets=builder.gep(data(7), [args[8]]), b_step=args[9],
+            out=builder.gep(data(10), [args[11]]), out_offsets=data(12),
+            initial=builder.gep(data(13), [args[14]]),
+            columns=args[15], outer=args[16], inner=args[17], first=args[18],
+        ))  # fmt: skip
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# multiply_tile(a, a_start, a_offsets, a_table, a_step, b, b_start, b_offsets, b_table, b_step,
+#               out, out_start, out_offsets, initial, initial_start, columns, outer, inner, first, rows, vectors)
+#
+# For m < rows and v < vectors * lanes, with literal rows and vectors:
+#
+#   out[out_start + out_offsets[m] + v] = (initial[initial_start + v] if first else the value there)
+#       + sum over i < outer, j < inner of a[a_start + a_offsets[a_table + i * rows + m] + j * a_step]
+#                                        * b[b_start + b_offsets[b_table + i] + j * b_step + v]
+#
+# Only the first `columns` columns of out are read and written; b and initial are padded to full vectors. All start,
+# offset and step values are in elements. Rows beyond the last valid one repeat it: they write the same values to the
+# same place, so no remainder needs a kernel of its own.
+multiply_tile: Any = _multiply_tile
+
+
+class _TileArguments(NamedTuple):
+    a: Any
+    a_offsets: Any
+    a_step: Any
+    b: Any
+    b_offsets: Any
+    b_step: Any
+    out: Any
+    out_offsets: Any
+    initial: Any
+    columns: Any
+    outer: Any
+    inner: Any
+    first: Any
+
+
+def _emit_tile(builder: Any, vec: _Vectors, tile: Tile, t: _TileArguments) -> None:
+    every = [(m, v) for m in range(tile.rows) for v in range(tile.vectors)]
+    sums = {place: cgutils.alloca_once(builder, vec.type) for place in every}
+    out_rows = [
+        builder.gep(t.out, [builder.load(builder.gep(t.out_offsets, [_constant(m)]))]) for m in range(tile.rows)
+    ]
+    out_at = {(m, v): vec.at(out_rows[m], _constant(v * vec.lanes)) for m, v in every}
+    masks = [vec.first_lanes(t.columns, v * vec.lanes) for v in range(tile.vectors)]
+
+    with builder.if_else(t.first) as (then, otherwise):
+        with then:
+            start = [vec.load(t.initial, _constant(v * vec.lanes)) for v in range(tile.vectors)]
+            for m, v in every:
+                builder.store(start[v], sums[m, v])
+        with otherwise:
+            for m, v in every:
+                builder.store(vec.masked_load(out_at[m, v], masks[v]), sums[m, v])
+
+    with cgutils.for_range(builder, t.outer) as outer:
+        table = builder.mul(outer.index, _constant(tile.rows))
+        a_rows = []
+        for m in range(tile.rows):
+            offset = builder.load(builder.gep(t.a_offsets, [builder.add(table, _constant(m))]))
+            a_rows.append(builder.gep(t.a, [offset]))
+        b_row = builder.gep(t.b, [builder.load(builder.gep(t.b_offsets, [outer.index]))])
+        with cgutils.for_range(builder, t.inner) as inner:
+            a_offset = builder.mul(inner.index, t.a_step)
+            b_at = builder.gep(b_row, [builder.mul(inner.index, t.b_step)])
+            row = [vec.load(b_at, _constant(v * vec.lanes)) for v in range(tile.vectors)]
+            for m in range(tile.rows):
+                value = vec.splat(builder.load(builder.gep(a_rows[m], [a_offset])))
+                for v in range(tile.vectors):
+                    builder.store(vec.multiply_add(value, row[v], builder.load(sums[m, v])), sums[m, v])
+
+    full = builder.icmp_signed("==", t.columns, _constant(tile.vectors * vec.lanes))
+    with builder.if_else(full) as (then, otherwise):
+        with then:
+            for m, v in every:
+                builder.store(builder.load(sums[m, v]), out_at[m, v], align=vec.itemsize)
+        with otherwise:
+            for m, v in every:
+                vec.masked_store(builder.load(sums[m, v]), out_at[m, v], masks[v])
