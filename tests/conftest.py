@@ -1,0 +1,105 @@
+"""Options, markers and fixtures of the whole suite.
+
+``pytest`` runs everything quick; ``pytest --full`` adds the long tests; ``pytest --backend NAME`` runs the op tests on
+another backend; ``pytest -m reduced`` runs one to two minutes of kernel correctness for another CPU target::
+
+    NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma,... pytest -m reduced
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="run the long tests (marker `full`) as well")
+    parser.addoption("--backend", default="cpu", metavar="NAME", help="device the op tests run on (default: cpu)")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "full: a long test; runs only with --full")
+    config.addinivalue_line("markers", "reduced: kernel correctness, for runs on another CPU target (-m reduced)")
+    # Derandomised: every run tests the same examples, so that a failure is there to stay until it is repaired.
+    always = {"derandomize": True, "deadline": None, "database": None, "print_blob": False}
+    unhurried = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.filter_too_much]
+    for name, examples in (("quick", 60), ("full", 1000)):
+        hypothesis.settings.register_profile(
+            name, max_examples=examples, suppress_health_check=unhurried, parent=None, **always
+        )
+    if not config.getoption("hypothesis_profile", None):
+        hypothesis.settings.load_profile("full" if config.getoption("--full") else "quick")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--full"):
+        return
+    for item in items:
+        if item.get_closest_marker("full"):
+            item.add_marker(pytest.mark.skip(reason="a long test: run pytest --full"))
+
+
+@pytest.fixture
+def rng():
+    """A NumPy Generator, the same in every run."""
+    return np.random.default_rng(20240607)
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    """The device named by --backend."""
+    return request.config.getoption("--backend")
+
+
+@pytest.fixture(scope="session")
+def run(device):
+    """``run(op, *arrays, **arguments)``: calls op with its arrays on --backend, and brings the results back."""
+    from numbaconv import to_device, to_host
+
+    def call(op, *args, **kwargs):
+        if device == "cpu":
+            return op(*args, **kwargs)
+        result = op(*(to_device(a, device) if isinstance(a, np.ndarray) else a for a in args), **kwargs)
+        if isinstance(result, tuple):
+            return tuple(None if r is None else to_host(r) for r in result)
+        return to_host(result)
+
+    return call
+
+
+@pytest.fixture
+def force_parallel(monkeypatch):
+    """Every kernel with two tasks or more runs its parallel twin (given two cores)."""
+    from numbaconv import jit
+
+    monkeypatch.setattr(jit, "PARALLEL_WORK_NS", 0.0)
+
+
+@pytest.fixture
+def force_serial(monkeypatch):
+    """Every kernel runs its serial twin."""
+    from numbaconv import jit
+
+    monkeypatch.setattr(jit, "PARALLEL_WORK_NS", float("inf"))
+
+
+@pytest.fixture(scope="session")
+def run_python():
+    """``run_python(code, **environment)``: what a fresh interpreter prints; a failure shows what it wrote."""
+
+    def call(code, *args, cwd=ROOT, timeout=600, **environment):
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), **environment}
+        command = [sys.executable, "-c", code, *map(str, args)]
+        done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    return call
