@@ -103,6 +103,29 @@ def split_per_class(x: np.ndarray, y: np.ndarray, first: int) -> tuple[np.ndarra
     return x[learns], y[learns], x[~learns], y[~learns]
 
 
+def random_shift(x: np.ndarray, rng: np.random.Generator, most: int = 2) -> np.ndarray:
+    """Moves every image by its own random number of pixels; what comes in from the border is 0.
+
+    With fewer samples than a network could memorise, this is what makes it generalise: ``train.fit(...,
+    augment=random_shift)``.
+
+    Args:
+        x: images (N, C, H, W); not changed.
+        rng: draws the shifts.
+        most: pixels, 0 or more; shifts are uniform in -most .. most along each axis.
+
+    Returns:
+        An array of x's shape and dtype.
+    """
+    most = integer("random_shift", "most", most, 0)
+    if x.ndim != 4:
+        raise ShapeError(message("random_shift", "x must have 4 axes (N, C, H, W)", x__shape=x.shape))
+    down, right = rng.integers(0, 2 * most + 1, (2, len(x)))
+    padded = np.pad(x, ((0, 0), (0, 0), (most, most), (most, most)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, x.shape[2:], axis=(2, 3))
+    return windows[np.arange(len(x)), :, down, right]
+
+
 # --- idx files (MNIST, Fashion-MNIST) -----------------------------------------------------------------------
 
 _IDX_UINT8 = 0x08

@@ -86,6 +86,34 @@ def test_split_per_class_needs_samples_to_test():
         data.split_per_class(np.arange(5), np.arange(4), 2)
 
 
+# --- random_shift -------------------------------------------------------------------------------------------
+
+
+def test_random_shift_moves_each_image_and_fills_with_zeros(rng):
+    x = np.zeros((200, 2, 7, 9), np.float32)
+    x[:, 0, 3, 4], x[:, 1, 3, 4] = 1, 2
+    before = x.copy()
+    got = data.random_shift(x, rng, most=2)
+    assert got.shape == x.shape
+    assert got.dtype == x.dtype
+    np.testing.assert_array_equal(x, before)
+    sample, row, column = np.nonzero(got[:, 0])
+    assert sample.tolist() == list(range(200))
+    assert set(zip(row - 3, column - 4, strict=True)) == {(i, j) for i in range(-2, 3) for j in range(-2, 3)}
+    np.testing.assert_array_equal(got[:, 1], 2 * got[:, 0])
+
+
+def test_random_shift_pushes_out_what_leaves_the_image(rng):
+    got = data.random_shift(np.ones((50, 1, 3, 3)), rng, most=1)
+    assert set(got.sum(axis=(1, 2, 3))) == {9.0, 6.0, 4.0}
+    np.testing.assert_array_equal(data.random_shift(got, rng, most=0), got)
+
+
+def test_random_shift_wants_images(rng):
+    with pytest.raises(ShapeError, match="4 axes"):
+        data.random_shift(np.ones((3, 3)), rng)
+
+
 # --- idx ----------------------------------------------------------------------------------------------------
 
 
