@@ -1,0 +1,11 @@
+"""numbaconv: convolutional networks in Numba, readable to the bottom in Python."""
+
+from __future__ import annotations
+
+from . import functional
+from .algorithm import algorithm, set_algorithm
+from .backend import channels_last, device_of, layout_of, to_device, to_host
+from .functional import explain
+from .jit import get_num_threads, num_threads, set_num_threads
+
+__version__ = "0.1.0"

@@ -61,6 +61,11 @@ def conv2d_backward(
     raise NotImplementedError
 
 
+def explain(problem: Conv2dProblem) -> str:
+    """Every convolution algorithm's verdict on a problem, and which is chosen in each direction."""
+    raise NotImplementedError
+
+
 def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     """x (M, in) times weight (out, in) transposed, plus bias (out,): (M, out)."""
     raise NotImplementedError

@@ -13,7 +13,7 @@ import ctypes
 
 import numpy as np
 
-from . import memory
+from . import convert, memory
 
 CHANNELS_FIRST, CHANNELS_LAST = "channels_first", "channels_last"
 
@@ -59,7 +59,10 @@ def contiguous(x: np.ndarray) -> np.ndarray:
     if x.flags.c_contiguous:
         return x
     out = memory.empty(x.shape, x.dtype)
-    np.copyto(out, x)
+    if x.size > convert.SMALL and is_channels_last(x):
+        convert.copy_to_channels_first(flat(x), flat(out), x.shape)
+    else:
+        np.copyto(out, x)
     return out
 
 
@@ -68,8 +71,37 @@ def channels_last(x: np.ndarray) -> np.ndarray:
     if is_channels_last(x):
         return x
     out = empty(x.shape, x.dtype, CHANNELS_LAST)
-    np.copyto(out, x)
+    if x.size > convert.SMALL and x.flags.c_contiguous:
+        convert.copy_to_channels_last(flat(x), flat(out), x.shape, element_strides(x))
+    else:
+        np.copyto(out, x)
     return out
+
+
+def padded_channels_last(x: np.ndarray, padding: tuple[int, int, int, int], name: str) -> np.ndarray:
+    """Scratch `name`: flat (N, H + top + bottom, W + left + right, C) with zeros around a copy of dense `x`.
+
+    `x` itself, flat, where it is channels_last and there is nothing to add.
+    """
+    if not any(padding) and is_channels_last(x):
+        return flat(x)
+    n, c, h, w = x.shape
+    top, bottom, left, right = padding
+    rows, columns = h + top + bottom, w + left + right
+    out = memory.scratch(name, n * rows * columns * c, x.dtype)
+    if x.size > convert.SMALL:
+        convert.copy_to_channels_last(flat(x), out, x.shape, element_strides(x), padding)
+    else:
+        image = out.reshape(n, rows, columns, c)
+        image[:, :top] = image[:, rows - bottom :] = 0
+        image[:, top : top + h, :left] = image[:, top : top + h, columns - right :] = 0
+        image[:, top : top + h, left : left + w] = x.transpose(0, 2, 3, 1)
+    return out
+
+
+def element_strides(x: np.ndarray) -> tuple[int, ...]:
+    """Strides in elements instead of bytes."""
+    return tuple(stride // x.itemsize for stride in x.strides)
 
 
 def empty_like(x: np.ndarray) -> np.ndarray:

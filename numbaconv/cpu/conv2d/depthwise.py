@@ -1,0 +1,216 @@
+"""Depthwise convolution: one filter per channel, so nothing is summed over channels and the tile has no use.
+
+Channels-last, with channels as the inner, vectorised loop. Forward and input-gradient build one row of the result
+at a time: a row of W * C values stays in cache while the R * S taps add to it. 2 * R * S flops per element against
+8 bytes of traffic: bound by the cache, not by arithmetic.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from ...jit import kernel, launch, never_inline, parallel_kernel, prange
+from ...shapes import Conv2dProblem
+from ..layout import CHANNELS_LAST, channels_last, empty, flat, in_layout, layout_of
+from ..memory import scratch
+from .algorithm import Algorithm
+
+_SPLITS = 16  # of the weight-gradient's lines
+
+
+class _Window(NamedTuple):
+    """The sizes of one depthwise convolution, for the kernels."""
+
+    channels: int
+    height: int
+    width: int
+    out_height: int
+    out_width: int
+    filter_height: int
+    filter_width: int
+    stride_h: int
+    stride_w: int
+    dilation_h: int
+    dilation_w: int
+    top: int
+    left: int
+
+
+def supports(problem: Conv2dProblem) -> str:
+    """Empty for as many groups as input and output channels."""
+    channels = problem.input_shape[1]
+    if problem.groups != channels or problem.weight_shape[0] != channels:
+        return f"groups={problem.groups}, not one per input and output channel"
+    return "with one channel it is an ordinary convolution" if channels == 1 else ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _window(problem: Conv2dProblem) -> _Window:
+    return _Window(
+        problem.input_shape[1], *problem.input_shape[2:], *problem.output_shape[2:], *problem.weight_shape[2:],
+        *problem.stride, *problem.dilation, problem.padding[0], problem.padding[2],
+    )  # fmt: skip
+
+
+def _taps_first(weight: np.ndarray) -> np.ndarray:
+    """(C, 1, R, S) as flat (R * S, C): each tap's weights are a vector."""
+    packed = scratch("packed weight", weight.size, weight.dtype)
+    packed.reshape(-1, weight.shape[0])[...] = weight.reshape(weight.shape[0], -1).T
+    return packed
+
+
+def _work_ns(problem: Conv2dProblem) -> float:
+    return problem.multiply_adds * 0.1
+
+
+def forward(problem: Conv2dProblem, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    n, k, p, _ = problem.output_shape
+    out = empty(problem.output_shape, x.dtype, CHANNELS_LAST)
+    start = scratch("packed bias", k, x.dtype)
+    start[:] = 0 if bias is None else bias
+    args = flat(channels_last(x)), _taps_first(weight), start, flat(out), _window(problem)
+    launch(_forward, _forward_parallel, n * p, _work_ns(problem), *args)
+    return in_layout(out, layout_of(x))
+
+
+@kernel
+def _forward(first, end, x, weight, bias, out, z):
+    """Task: one output row."""
+    never_inline()
+    for task in range(first, end):
+        image = task // z.out_height
+        p = task - image * z.out_height
+        row = task * z.out_width * z.channels
+        for q in range(z.out_width):
+            for c in range(z.channels):
+                out[row + q * z.channels + c] = bias[c]
+        for r in range(z.filter_height):
+            h = p * z.stride_h - z.top + r * z.dilation_h
+            if h < 0 or h >= z.height:
+                continue
+            for s in range(z.filter_width):
+                tap = (r * z.filter_width + s) * z.channels
+                for q in range(z.out_width):
+                    w = q * z.stride_w - z.left + s * z.dilation_w
+                    if w < 0 or w >= z.width:
+                        continue
+                    at = ((image * z.height + h) * z.width + w) * z.channels
+                    to = row + q * z.channels
+                    for c in range(z.channels):
+                        out[to + c] += x[at + c] * weight[tap + c]
+
+
+@parallel_kernel
+def _forward_parallel(tasks, x, weight, bias, out, z):
+    for task in prange(tasks):
+        _forward(task, task + 1, x, weight, bias, out, z)
+
+
+def backward_input(
+    problem: Conv2dProblem, grad_output: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
+) -> np.ndarray:
+    n, c, h, _ = problem.input_shape
+    out = empty(problem.input_shape, grad_output.dtype, CHANNELS_LAST)
+    start = scratch("packed bias", c, grad_output.dtype)
+    start[:] = 0 if bias is None else bias
+    args = flat(channels_last(grad_output)), _taps_first(weight), start, flat(out), _window(problem)
+    launch(_backward_input, _backward_input_parallel, n * h, _work_ns(problem), *args)
+    return in_layout(out, layout_of(grad_output))
+
+
+@kernel
+def _backward_input(first, end, grad_output, weight, bias, out, z):
+    """Task: one input row; it gathers from the output rows it took part in."""
+    never_inline()
+    for task in range(first, end):
+        image = task // z.height
+        h = task - image * z.height
+        row = task * z.width * z.channels
+        for w in range(z.width):
+            for c in range(z.channels):
+                out[row + w * z.channels + c] = bias[c]
+        for r in range(z.filter_height):
+            reach = h + z.top - r * z.dilation_h
+            p = reach // z.stride_h
+            if reach < 0 or p * z.stride_h != reach or p >= z.out_height:
+                continue
+            for s in range(z.filter_width):
+                tap = (r * z.filter_width + s) * z.channels
+                for q in range(z.out_width):
+                    w = q * z.stride_w - z.left + s * z.dilation_w
+                    if w < 0 or w >= z.width:
+                        continue
+                    at = ((image * z.out_height + p) * z.out_width + q) * z.channels
+                    to = row + w * z.channels
+                    for c in range(z.channels):
+                        out[to + c] += grad_output[at + c] * weight[tap + c]
+
+
+@parallel_kernel
+def _backward_input_parallel(tasks, grad_output, weight, bias, out, z):
+    for task in prange(tasks):
+        _backward_input(task, task + 1, grad_output, weight, bias, out, z)
+
+
+def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:
+    n, k, p, _ = problem.output_shape
+    _, _, r, s = problem.weight_shape
+    size = k * r * s
+    partial = scratch("partial weight gradient", 2 * _SPLITS * size, x.dtype)
+    args = flat(channels_last(grad_output)), flat(channels_last(x)), partial, n * p, _window(problem)
+    launch(_backward_weight, _backward_weight_parallel, _SPLITS, _work_ns(problem), *args)
+    out = empty(problem.weight_shape, x.dtype)
+    total = partial.reshape(_SPLITS, 2, r * s, k)[:, 0].sum(axis=0)  # in the order of the splits
+    out.reshape(k, r * s)[...] = total.T
+    return out
+
+
+@kernel
+def _backward_weight(first, end, grad_output, x, partial, lines, z):
+    """Task: a run of output rows. Each row is summed by itself, then added: short sums lose less."""
+    never_inline()
+    size = z.filter_height * z.filter_width * z.channels
+    for task in range(first, end):
+        total = 2 * task * size
+        line_sum = total + size
+        for i in range(total, line_sum):
+            partial[i] = 0
+        for line in range(lines * task // _SPLITS, lines * (task + 1) // _SPLITS):
+            image = line // z.out_height
+            p = line - image * z.out_height
+            for i in range(line_sum, line_sum + size):
+                partial[i] = 0
+            for r in range(z.filter_height):
+                h = p * z.stride_h - z.top + r * z.dilation_h
+                if h < 0 or h >= z.height:
+                    continue
+                for s in range(z.filter_width):
+                    to = line_sum + (r * z.filter_width + s) * z.channels
+                    for q in range(z.out_width):
+                        w = q * z.stride_w - z.left + s * z.dilation_w
+                        if w < 0 or w >= z.width:
+                            continue
+                        at = ((image * z.height + h) * z.width + w) * z.channels
+                        grad = (line * z.out_width + q) * z.channels
+                        for c in range(z.channels):
+                            partial[to + c] += x[at + c] * grad_output[grad + c]
+            for i in range(size):
+                partial[total + i] += partial[line_sum + i]
+
+
+@parallel_kernel
+def _backward_weight_parallel(tasks, grad_output, x, partial, lines, z):
+    for task in prange(tasks):
+        _backward_weight(task, task + 1, grad_output, x, partial, lines, z)
+
+
+ALGORITHM = Algorithm(
+    name="depthwise",
+    supports=supports,
+    forward=forward,
+    backward_input=backward_input,
+    backward_weight=backward_weight,
+)

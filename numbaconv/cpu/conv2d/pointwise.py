@@ -1,0 +1,88 @@
+"""1x1 convolution at stride 1: a matrix product of pixels by channels.
+
+There is no neighbourhood, so images and rows do not matter: all N * H * W pixels are one line. Tiles and tasks
+then run across image borders, and 7x7 images waste nothing. `linear` is the same with one pixel per row.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from ...shapes import Conv2dProblem
+from ..layout import CHANNELS_LAST, channels_last, in_layout, layout_of
+from . import direct
+from .algorithm import Algorithm
+from .weight_gradient import backward_weight as weight_gradient
+
+
+def supports(problem: Conv2dProblem) -> str:
+    """Empty for 1x1 at stride 1 without padding."""
+    if problem.weight_shape[2:] != (1, 1):
+        return f"the kernel is {problem.weight_shape[2]}x{problem.weight_shape[3]}, not 1x1"
+    if problem.stride != (1, 1):
+        return f"the stride is {problem.stride}, not 1"
+    return "there is padding" if any(problem.padding) else ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _one_line(problem: Conv2dProblem, lines: int = 1) -> Conv2dProblem:
+    """The same problem as one image of `lines` lines."""
+    n, c, h, w = problem.input_shape
+    length = n * h * w // lines
+    return problem._replace(
+        input_shape=(1, c, lines, length), output_shape=(1, problem.weight_shape[0], lines, length), dilation=(1, 1)
+    )
+
+
+def _as_lines(x: np.ndarray, lines: int = 1) -> np.ndarray:
+    """(N, C, H, W) seen as (1, C, lines, N * H * W // lines); copied only if it is not channels_last."""
+    n, c, h, w = x.shape
+    pixels = channels_last(x).transpose(0, 2, 3, 1).reshape(1, lines, n * h * w // lines, c)
+    return pixels.transpose(0, 3, 1, 2)
+
+
+def _from_line(out: np.ndarray, size: tuple[int, int, int], layout: str) -> np.ndarray:
+    """Back to (N, K, H, W); `size` is N, H, W."""
+    n, h, w = size
+    image = out.transpose(0, 2, 3, 1).reshape(n, h, w, out.shape[1]).transpose(0, 3, 1, 2)
+    return image if layout == CHANNELS_LAST else in_layout(image, layout)
+
+
+def forward(problem: Conv2dProblem, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    out = direct.forward(_one_line(problem), _as_lines(x), weight, bias)
+    n, _, h, w = problem.output_shape
+    return _from_line(out, (n, h, w), layout_of(x))
+
+
+def backward_input(
+    problem: Conv2dProblem, grad_output: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
+) -> np.ndarray:
+    out = direct.backward_input(_one_line(problem), _as_lines(grad_output), weight, bias)
+    n, _, h, w = problem.input_shape
+    return _from_line(out, (n, h, w), layout_of(grad_output))
+
+
+def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:
+    n, _, h, w = problem.input_shape
+    lines = _lines(n * h * w)
+    return weight_gradient(_one_line(problem, lines), _as_lines(grad_output, lines), _as_lines(x, lines))
+
+
+@functools.lru_cache(maxsize=1024)
+def _lines(pixels: int) -> int:
+    """The fewest equal lines of at most 512 pixels, so that the weight-gradient can split them over its tasks."""
+    if pixels == 0:
+        return 1
+    fewest = max(1, -(-pixels // 512))
+    return next((lines for lines in range(fewest, min(pixels, 8 * fewest) + 1) if pixels % lines == 0), 1)
+
+
+ALGORITHM = Algorithm(
+    name="pointwise",
+    supports=supports,
+    forward=forward,
+    backward_input=backward_input,
+    backward_weight=backward_weight,
+)

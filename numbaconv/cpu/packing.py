@@ -1,0 +1,97 @@
+"""Weights packed for the register tile: panels of as many columns as a tile is wide.
+
+A packed weight is flat ``[group][block][tap][depth][block width]``, the columns beyond the last one filled with
+zeros. The tile then reads it front to back, one vector after the other, whatever the weight's own order was.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..jit import kernel, launch, never_inline, parallel_kernel, prange
+from .layout import contiguous, flat
+from .memory import scratch
+from .simd import NARROW, VECTOR_BYTES, WIDE
+
+
+class Columns(NamedTuple):
+    """How the columns of a result are cut into blocks as wide as a tile."""
+
+    wide: bool
+    rows: int  # of the tile
+    block: int  # columns of one block
+    blocks: int
+
+
+def columns_for(width: int, itemsize: int) -> Columns:
+    """The tile for results of `width` columns.
+
+    The wide tile needs fewer loads per multiply-add, the narrow one wastes fewer columns: 96 columns are one and a
+    half wide blocks but six narrow ones.
+    """
+    lanes = VECTOR_BYTES // itemsize
+    wide, narrow = WIDE.vectors * lanes, NARROW.vectors * lanes
+    wide_cost, narrow_cost = -(-width // wide) * wide, -(-width // narrow) * narrow * 1.15
+    if wide_cost <= narrow_cost:
+        return Columns(True, WIDE.rows, wide, -(-width // wide))
+    return Columns(False, NARROW.rows, narrow, -(-width // narrow))
+
+
+class Packing(NamedTuple):
+    """What goes where: all strides and offsets are in elements of a C-contiguous weight."""
+
+    groups: int
+    blocks: int
+    block: int
+    width: int  # columns of one group
+    depth: int  # terms of one tap
+    group_stride: int
+    column_stride: int
+    depth_stride: int
+
+
+def pack(weight: np.ndarray, packing: Packing, tap_offsets: np.ndarray) -> np.ndarray:
+    """The packed weight, in scratch; `tap_offsets` (taps,) int64 says where in `weight` each tap begins."""
+    size = packing.groups * packing.blocks * tap_offsets.size * packing.depth * packing.block
+    packed = scratch("packed weight", size, weight.dtype)
+    tasks = packing.groups * packing.blocks
+    launch(_pack, _pack_parallel, tasks, size * 1.0, flat(contiguous(weight)), packed, packing, tap_offsets)
+    return packed
+
+
+@kernel
+def _pack(first, end, weight, packed, packing, tap_offsets):
+    never_inline()
+    taps, depth, block = tap_offsets.size, packing.depth, packing.block
+    for task in range(first, end):
+        group = task // packing.blocks
+        column = (task - group * packing.blocks) * block
+        count = min(block, packing.width - column)
+        to = task * taps * depth * block
+        start = group * packing.group_stride + column * packing.column_stride
+        for tap in range(taps):
+            for j in range(depth):
+                at = start + tap_offsets[tap] + j * packing.depth_stride
+                for v in range(count):
+                    packed[to + v] = weight[at + v * packing.column_stride]
+                for v in range(count, block):
+                    packed[to + v] = 0
+                to += block
+
+
+@parallel_kernel
+def _pack_parallel(tasks, weight, packed, packing, tap_offsets):
+    for task in prange(tasks):
+        _pack(task, task + 1, weight, packed, packing, tap_offsets)
+
+
+def pack_bias(bias: np.ndarray | None, groups: int, columns: Columns, width: int, dtype: np.dtype) -> np.ndarray:
+    """The bias in the same blocks, in scratch; zeros where there is none."""
+    packed = scratch("packed bias", groups * columns.blocks * columns.block, dtype)
+    packed[:] = 0
+    if bias is not None:
+        blocks = packed.reshape(groups, columns.blocks * columns.block)
+        blocks[:, :width] = bias.reshape(groups, width)
+    return packed

@@ -1,0 +1,51 @@
+"""Sums per channel, in a fixed order: bias gradients.
+
+A dense array is (outer, channels, inner); each task sums its share of `outer` into float64, and the shares are then
+added in order. Bytes: one read.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..jit import kernel, launch, never_inline, parallel_kernel, prange
+from .layout import around_axis, empty, flat
+from .memory import scratch
+
+_TASKS = 16
+
+
+def channel_sums(x: np.ndarray) -> np.ndarray:
+    """(C,): the sum of a dense (N, C, ...) array over everything else."""
+    outer, inner = around_axis(x, 1)
+    channels = x.shape[1]
+    partial = scratch("channel sums", _TASKS * channels, np.dtype(np.float64))
+    launch(_channel_sums, _channel_sums_parallel, _TASKS, x.size * 0.3, flat(x), partial, outer, channels, inner)
+    out = empty((channels,), x.dtype)
+    out[:] = partial.reshape(_TASKS, channels).sum(axis=0)
+    return out
+
+
+@kernel
+def _channel_sums(first, end, x, partial, outer, channels, inner):
+    never_inline()
+    for task in range(first, end):
+        at = task * channels
+        for c in range(channels):
+            partial[at + c] = 0
+        for i in range(outer * task // _TASKS, outer * (task + 1) // _TASKS):
+            if inner == 1:
+                for c in range(channels):
+                    partial[at + c] += x[i * channels + c]
+            else:
+                for c in range(channels):
+                    total = 0.0
+                    for j in range(inner):
+                        total += x[(i * channels + c) * inner + j]
+                    partial[at + c] += total
+
+
+@parallel_kernel
+def _channel_sums_parallel(tasks, x, partial, outer, channels, inner):
+    for task in prange(tasks):
+        _channel_sums(task, task + 1, x, partial, outer, channels, inner)
