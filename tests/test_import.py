@@ -1,0 +1,43 @@
+"""What `import numbaconv` costs and loads."""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+IMPORT = """
+import json, sys, time
+start = time.perf_counter()
+import numba
+middle = time.perf_counter()
+before = set(sys.modules)
+import numbaconv
+end = time.perf_counter()
+from numbaconv import jit
+print(json.dumps({
+    "numba": middle - start,
+    "numbaconv": end - middle,
+    "loaded": sorted({name.partition(".")[0] for name in set(sys.modules) - before}),
+    "cuda": [name for name in sys.modules if name.startswith("numba.cuda")],
+    "signatures": jit.compiled_signatures(),
+}))
+"""
+
+
+def test_import_is_quick_and_light(run_python):
+    runs = [json.loads(run_python(IMPORT)) for _ in range(5)]
+    seconds = statistics.median(run["numbaconv"] for run in runs)
+    assert seconds <= 0.15, f"import numbaconv takes {seconds:.3f} s on top of numba's {runs[0]['numba']:.3f} s"
+    for run in runs:
+        assert run["signatures"] == {}, "kernels compile at their first call, never at import"
+        assert run["cuda"] == [], "the CUDA backend is loaded when an array or a device name asks for it"
+        extras = {"torch", "scipy", "matplotlib", "tqdm", "safetensors", "mlxtend", "hypothesis", "pytest"}
+        assert not extras & set(run["loaded"])
+
+
+def test_version_is_the_metadata_s(run_python):
+    import tomllib
+    from pathlib import Path
+
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    assert run_python("import numbaconv; print(numbaconv.__version__)").strip() == project["version"]

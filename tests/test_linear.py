@@ -1,0 +1,92 @@
+"""linear and its gradients against the float64 reference."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import reference
+from compare import LAYOUTS_2D, Unchanged, assert_close, random_array
+
+from numbaconv import functional
+
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+# rows, in, out: tile remainders in each, and sums longer than 512 terms
+SIZES = [
+    (1, 1, 1), (1, 5, 3), (3, 1, 4), (2, 3, 1), (5, 16, 16), (6, 17, 31), (7, 64, 33), (8, 100, 10), (13, 31, 65),
+    (17, 120, 84), (4, 513, 5), (3, 1030, 17), (2, 3072, 10), (600, 3, 4), (0, 5, 3),
+]  # fmt: skip
+
+
+def arrays(size, rng, dtype):
+    """x, weight, bias, grad_output."""
+    m, i, o = size
+    return [random_array(rng, shape, dtype) for shape in ((m, i), (o, i), (o,), (m, o))]
+
+
+@pytest.mark.reduced
+@DTYPES
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
+def test_forward_and_backward(size, dtype, rng, run):
+    x, weight, bias, grad_output = arrays(size, rng, dtype)
+    with Unchanged(x, weight, bias, grad_output):
+        output = run(functional.linear, x, weight, bias)
+        without = run(functional.linear, x, weight)
+        result = run(functional.linear_backward, grad_output, x, weight)
+    assert_close(output, reference.linear(x, weight, bias), dtype, "output")
+    assert_close(without, reference.linear(x, weight), dtype, "output without bias")
+    wanted = reference.linear_backward(grad_output, x, weight)
+    for name, actual, value in zip(("grad_input", "grad_weight", "grad_bias"), result, wanted, strict=True):
+        assert_close(actual, value, dtype, name)
+
+
+@pytest.mark.parametrize("needs", list(itertools.product([True, False], repeat=3)))
+def test_needs(needs, rng, run):
+    x, weight, _, grad_output = arrays((7, 20, 11), rng, "float32")
+    result = run(functional.linear_backward, grad_output, x, weight, needs=needs)
+    assert [gradient is not None for gradient in result] == list(needs)
+    for actual, value in zip(result, reference.linear_backward(grad_output, x, weight), strict=True):
+        if actual is not None:
+            assert_close(actual, value, "float32")
+
+
+@pytest.mark.parametrize("leading", [(), (4,), (2, 3), (2, 1, 3), (0, 3)], ids=str)
+def test_leading_axes(leading, rng, run):
+    x, weight = random_array(rng, (*leading, 12), "float64"), random_array(rng, (7, 12), "float64")
+    bias, grad_output = random_array(rng, (7,), "float64"), random_array(rng, (*leading, 7), "float64")
+    output = run(functional.linear, x, weight, bias)
+    expected = reference.linear(x.reshape(-1, 12), weight, bias).reshape(*leading, 7)
+    assert_close(output, expected, "float64")
+    grad_input, grad_weight, grad_bias = run(functional.linear_backward, grad_output, x, weight)
+    wanted = reference.linear_backward(grad_output.reshape(-1, 7), x.reshape(-1, 12), weight)
+    assert_close(grad_input, wanted[0].reshape(x.shape), "float64")
+    assert_close(grad_weight, wanted[1], "float64")
+    assert_close(grad_bias, wanted[2], "float64")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS_2D)
+def test_layouts(layout, rng, run):
+    x, weight, bias, grad_output = (LAYOUTS_2D[layout](a) for a in arrays((9, 20, 11), rng, "float32"))
+    with Unchanged(x, weight, bias, grad_output):
+        output = run(functional.linear, x, weight, bias)
+        result = run(functional.linear_backward, grad_output, x, weight)
+    assert_close(output, reference.linear(x, weight, bias), "float32")
+    for actual, value in zip(result, reference.linear_backward(grad_output, x, weight), strict=True):
+        assert_close(actual, value, "float32")
+
+
+@pytest.mark.parametrize("size", [(37, 130, 70), (2, 3072, 10), (600, 3, 4)], ids=str)
+def test_parallel_and_serial_twins_agree_in_every_bit(size, rng, monkeypatch):
+    from numbaconv import jit
+
+    x, weight, bias, grad_output = arrays(size, rng, "float32")
+    results = []
+    for limit in (0.0, float("inf")):
+        monkeypatch.setattr(jit, "PARALLEL_WORK_NS", limit)
+        gradients = functional.linear_backward(grad_output, x, weight)
+        results.append([functional.linear(x, weight, bias), *gradients])
+    for parallel, serial in zip(*results, strict=True):
+        np.testing.assert_array_equal(parallel, serial)
+    assert_close(results[0][0], reference.linear(x, weight, bias), "float32")
