@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from .activation import relu, relu_backward
+from .activation import (
+    gelu,
+    gelu_backward,
+    leaky_relu,
+    leaky_relu_backward,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    silu,
+    silu_backward,
+    tanh,
+    tanh_backward,
+)
 from .conv2d import (
     conv2d,
     conv2d_backward,
@@ -16,6 +29,15 @@ from .conv2d import (
 from .layout import channels_last, contiguous, layout_of
 from .linear import linear, linear_backward
 from .memory import reuse_buffers
+from .pool import (
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_backward,
+    avg_pool2d,
+    avg_pool2d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+)
+from .shape import add, concat, concat_backward, flatten, pad, pad_backward
 
 
 def to_device(x: np.ndarray, index: int) -> np.ndarray:

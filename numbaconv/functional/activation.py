@@ -15,10 +15,10 @@ from ..shapes import require_same_shape
 Array = Any
 
 
-def _number(op: str, name: str, value: Any) -> float:
+def number(op: str, name: str, value: Any) -> float:
     """`value` as a float, or an error that names it."""
     try:
-        if isinstance(value, (str, bytes)):
+        if isinstance(value, (bool, str, bytes)):
             raise TypeError
         return float(value)
     except (TypeError, ValueError):
@@ -74,7 +74,7 @@ def leaky_relu(x: Array, *, negative_slope: float = 0.01) -> Array:
         ArgumentError: if negative_slope is not a number.
     """
     backend, x = enter("leaky_relu", x=x)
-    return backend.leaky_relu(x, _number("leaky_relu", "negative_slope", negative_slope))
+    return backend.leaky_relu(x, number("leaky_relu", "negative_slope", negative_slope))
 
 
 def leaky_relu_backward(grad_output: Array, x: Array, *, negative_slope: float = 0.01) -> Array:
@@ -94,7 +94,7 @@ def leaky_relu_backward(grad_output: Array, x: Array, *, negative_slope: float =
     op = "leaky_relu_backward"
     backend, grad_output, x = enter(op, grad_output=grad_output, x=x)
     require_same_shape(op, "grad_output", grad_output.shape, "x", x.shape)
-    return backend.leaky_relu_backward(grad_output, x, _number(op, "negative_slope", negative_slope))
+    return backend.leaky_relu_backward(grad_output, x, number(op, "negative_slope", negative_slope))
 
 
 def sigmoid(x: Array) -> Array:
