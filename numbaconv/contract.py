@@ -199,7 +199,7 @@ def batch_norm_backward(
 
 
 def dropout(x: Array, p: float, seed: int, layer: int, step: int) -> Array:
-    """x / (1 - p) where a Philox4x32-10 number keyed by (seed, layer, step, element) is at least p, else 0."""
+    """x times 1 / (1 - p) where a Philox4x32-10 number keyed by (seed, layer, step, element) is at least p, else 0."""
     raise NotImplementedError
 
 
@@ -256,28 +256,29 @@ def log_softmax_backward(grad_output: Array, output: Array, axis: int) -> Array:
     raise NotImplementedError
 
 
-def cross_entropy(x: Array, target: Array, label_smoothing: float, ignore_index: int) -> tuple[Array, int]:
-    """(loss of each position in float64, number of positions not ignored); x (N, C, ...).
+def cross_entropy(x: Array, target: Array, label_smoothing: float, ignore_index: int, reduction: str) -> float | Array:
+    """Cross-entropy of logits x (N, C, ...): summed or averaged in float64, or each (x's shape without C, x's dtype).
 
-    `target` holds class indices (int64, of x's shape without C), or probabilities (x's shape and dtype).
+    `target` holds class indices (any integer dtype, x's shape without C), or probabilities (x's shape and dtype).
+    "mean" divides by the number of positions not ignored. Labels out of range: LabelError.
     """
     raise NotImplementedError
 
 
 def cross_entropy_backward(
-    grad_output: Array, x: Array, target: Array, label_smoothing: float, ignore_index: int
+    grad_output: float | Array, x: Array, target: Array, label_smoothing: float, ignore_index: int, reduction: str
 ) -> Array:
-    """grad_x, given the gradient of each position's loss (float64, of x's shape without C)."""
+    """grad_x; `grad_output` is a number, or for "none" an array of x's shape without C."""
     raise NotImplementedError
 
 
-def mse_loss(x: Array, target: Array) -> float:
-    """Sum of (x - target)^2, accumulated in float64."""
+def mse_loss(x: Array, target: Array, reduction: str) -> float | Array:
+    """(x - target)^2: summed or averaged in float64, or each."""
     raise NotImplementedError
 
 
-def mse_loss_backward(scale: float, x: Array, target: Array) -> Array:
-    """scale * (x - target)."""
+def mse_loss_backward(grad_output: float | Array, x: Array, target: Array, reduction: str) -> Array:
+    """grad_x = grad_output * 2 * (x - target), divided by x.size for "mean"."""
     raise NotImplementedError
 
 
@@ -328,6 +329,11 @@ def scale_update(array: Array, factor: float) -> None:
 
 def sum_of_squares(x: Array) -> float:
     """Sum of x^2, accumulated in float64."""
+    raise NotImplementedError
+
+
+def zeros_like(x: Array) -> Array:
+    """A new C-contiguous array of zeros, of x's shape and dtype."""
     raise NotImplementedError
 
 

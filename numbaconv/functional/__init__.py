@@ -29,7 +29,10 @@ from .conv import (
     conv_transpose2d_backward,
     explain,
 )
+from .dropout import dropout, dropout_backward
 from .linear import linear, linear_backward
+from .loss import cross_entropy, cross_entropy_backward, mse_loss, mse_loss_backward
+from .norm import batch_norm, batch_norm_backward
 from .pool import (
     adaptive_avg_pool2d,
     adaptive_avg_pool2d_backward,
@@ -48,3 +51,5 @@ from .shape import (
     pad,
     pad_backward,
 )
+from .softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
+from .update import accumulate, adam_update, scale_update, sgd_update, sum_of_squares, zeros_like
