@@ -194,14 +194,8 @@ def _emit_tile(builder: Any, vec: _Vectors, tile: Tile, t: _TileArguments) -> No
     out_at = {(m, v): vec.at(out_rows[m], _constant(v * vec.lanes)) for m, v in every}
     masks = [vec.first_lanes(t.columns, v * vec.lanes) for v in range(tile.vectors)]
 
-    with builder.if_else(t.first) as (then, otherwise):
-        with then:
-            start = [vec.load(t.initial, _constant(v * vec.lanes)) for v in range(tile.vectors)]
-            for m, v in every:
-                builder.store(start[v], sums[m, v])
-        with otherwise:
-            for m, v in every:
-                builder.store(vec.masked_load(out_at[m, v], masks[v]), sums[m, v])
+    for place in every:
+        builder.store(ir.Constant(vec.type, [0.0] * vec.lanes), sums[place])
 
     with cgutils.for_range(builder, t.outer) as outer:
         table = builder.mul(outer.index, _constant(tile.rows))
@@ -218,6 +212,17 @@ def _emit_tile(builder: Any, vec: _Vectors, tile: Tile, t: _TileArguments) -> No
                 value = vec.splat(builder.load(builder.gep(a_rows[m], [a_offset])))
                 for v in range(tile.vectors):
                     builder.store(vec.multiply_add(value, row[v], builder.load(sums[m, v])), sums[m, v])
+
+    # What the sums are added to: the outer sum, whose terms are whole segments.
+    with builder.if_else(t.first) as (then, otherwise):
+        with then:
+            start = [vec.load(t.initial, _constant(v * vec.lanes)) for v in range(tile.vectors)]
+            for m, v in every:
+                builder.store(builder.fadd(builder.load(sums[m, v]), start[v]), sums[m, v])
+        with otherwise:
+            for m, v in every:
+                before = vec.masked_load(out_at[m, v], masks[v])
+                builder.store(builder.fadd(builder.load(sums[m, v]), before), sums[m, v])
 
     full = builder.icmp_signed("==", t.columns, _constant(tile.vectors * vec.lanes))
     with builder.if_else(full) as (then, otherwise):
