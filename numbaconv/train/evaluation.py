@@ -1,0 +1,100 @@
+"""Going once through data without learning from it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..backend import load_backend, to_device, to_host
+from ..data import batches
+from ..errors import ShapeError, message
+from ..nn import CrossEntropyLoss
+from ..shapes import integer
+from .checks import check_inputs, check_samples, check_targets, model_device
+from .metrics import RunningMetrics
+from .modes import evaluating
+
+
+class Evaluation(NamedTuple):
+    """How good a model is on some data."""
+
+    loss: float  # mean over samples
+    accuracy: float | None  # 0 to 1; None where the targets are not classes
+    images_per_second: float
+
+
+def evaluate(model: Any, x: Any, y: Any, *, batch_size: int = 256, loss: Any = None) -> Evaluation:
+    """Mean loss and accuracy of a model in eval mode. Changes neither its mode nor its state.
+
+    Args:
+        model: an `nn.Module`.
+        x: float32 or float64 (N, ...), N at least 1.
+        y: targets (N, ...) as the loss takes them: int classes, probabilities, or values.
+        batch_size: samples at a time; the result depends on it by rounding only.
+        loss: an `nn` loss; None: `nn.CrossEntropyLoss()`.
+
+    Returns:
+        Evaluation(loss, accuracy, images_per_second).
+
+    Raises:
+        ShapeError, DTypeError, LabelError: if the data do not fit together or to the model.
+    """
+    batch_size = integer("evaluate", "batch_size", batch_size, 1)
+    loss = CrossEntropyLoss() if loss is None else loss
+    x, y = check_samples("evaluate", model, x, y)
+    check_targets("evaluate", model, loss, x, y)
+    return evaluate_checked(model, loss, x, y, batch_size)
+
+
+def evaluate_checked(model: Any, loss: Any, x: np.ndarray, y: np.ndarray, batch_size: int) -> Evaluation:
+    """`evaluate` for data that were checked before."""
+    device = model_device(model)
+    metrics = RunningMetrics(loss)
+    start = time.perf_counter()
+    with evaluating(model), load_backend(device).reuse_buffers():
+        for xb, yb in batches(x, y, batch_size, shuffle=False):
+            output = model(to_device(xb, device))
+            value, _ = loss.forward_ctx(output, to_device(yb, device))
+            metrics.add(value, output, yb)
+    seconds = time.perf_counter() - start
+    return Evaluation(metrics.loss, metrics.accuracy, len(x) / seconds)
+
+
+def predict(model: Any, x: Any, *, batch_size: int = 256) -> np.ndarray:
+    """The outputs of a model in eval mode. Changes neither its mode nor its state.
+
+    Args:
+        model: an `nn.Module`.
+        x: float32 or float64 (N, ...); N may be 0.
+        batch_size: samples at a time.
+
+    Returns:
+        The model's outputs, (N, ...), on the host; classes are ``predict(model, x).argmax(axis=1)``.
+
+    Raises:
+        ShapeError, DTypeError: if x does not fit to the model.
+    """
+    batch_size = integer("predict", "batch_size", batch_size, 1)
+    x = check_inputs("predict", model, x)
+    device = model_device(model)
+    result: np.ndarray | None = None
+    with evaluating(model), load_backend(device).reuse_buffers():
+        for start in range(0, max(len(x), 1), batch_size):  # an empty x goes through once, for the result's shape
+            xb = x[start : start + batch_size]
+            output = to_host(model(to_device(xb, device)))
+            if output.ndim == 0 or len(output) != len(xb):
+                raise ShapeError(
+                    message(
+                        "predict",
+                        "the model must give one output for each sample",
+                        x__shape=xb.shape,
+                        output__shape=output.shape,
+                    )
+                )
+            if result is None:
+                result = np.empty((len(x), *output.shape[1:]), output.dtype)
+            result[start : start + len(xb)] = output
+    assert result is not None
+    return result
