@@ -13,6 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Products in reference values are small: BLAS threads would only fight with the kernels' for the cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import hypothesis
 import numpy as np
 import pytest
@@ -89,6 +92,16 @@ def force_serial(monkeypatch):
     from numbaconv import jit
 
     monkeypatch.setattr(jit, "PARALLEL_WORK_NS", float("inf"))
+
+
+@pytest.fixture
+def serial_float64(request, monkeypatch):
+    """Without --full a test with ``dtype="float64"`` runs serial twins: the parallel ones cost 10 s of compiling."""
+    from numbaconv import jit
+
+    parameters = getattr(getattr(request.node, "callspec", None), "params", {})
+    if parameters.get("dtype") == "float64" and not request.config.getoption("--full"):
+        monkeypatch.setattr(jit, "PARALLEL_WORK_NS", float("inf"))
 
 
 @pytest.fixture(scope="session")

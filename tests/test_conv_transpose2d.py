@@ -12,6 +12,7 @@ from compare import CHANNELS_LAST, LAYOUTS, Unchanged, assert_close, random_arra
 
 from numbaconv import functional, layout_of
 
+pytestmark = pytest.mark.usefixtures("serial_float64")
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 

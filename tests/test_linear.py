@@ -11,6 +11,7 @@ from compare import LAYOUTS_2D, Unchanged, assert_close, random_array
 
 from numbaconv import functional
 
+pytestmark = pytest.mark.usefixtures("serial_float64")
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 # rows, in, out: tile remainders in each, and sums longer than 512 terms

@@ -13,6 +13,7 @@ from numbaconv.errors import DTypeError
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 F = torch.nn.functional
+pytestmark = pytest.mark.usefixtures("serial_float64")
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 

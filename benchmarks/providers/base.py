@@ -1,0 +1,67 @@
+"""What a library under comparison must be able to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..cases import ConvRow
+
+Needs = tuple[bool, bool, bool]  # gradients of the input, the weight, the bias
+
+
+class Unavailable(Exception):
+    """This provider cannot run here; says why. Its benchmarks are skipped."""
+
+
+class Provider:
+    """One library. An operation it lacks raises `Unavailable`, and that row is skipped.
+
+    Args:
+        device: "cpu", "cuda".
+        threads: how many it may use.
+    """
+
+    name = ""
+
+    def __init__(self, device: str, threads: int) -> None:
+        if device != "cpu":
+            raise Unavailable(f"{self.name} runs on the cpu only here")
+
+    def version(self) -> str:
+        """Version of the library."""
+        raise NotImplementedError
+
+    def array(self, x: Any, layout: str) -> Any:
+        """A NumPy array as this library takes it; 4 axes lie in memory as `layout` says."""
+        raise NotImplementedError
+
+    def to_numpy(self, x: Any) -> Any:
+        """A result as a NumPy array."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Waits until everything that was started is done (devices run behind)."""
+
+    def conv2d(self, row: ConvRow, x: Any, weight: Any, bias: Any) -> Any:
+        """The output."""
+        raise Unavailable(f"{self.name} has no conv2d here")
+
+    def conv2d_backward(self, row: ConvRow, grad_output: Any, x: Any, weight: Any, needs: Needs) -> tuple[Any, ...]:
+        """(grad_input, grad_weight, grad_bias), None where not needed."""
+        raise Unavailable(f"{self.name} has no conv2d_backward here")
+
+    def linear(self, x: Any, weight: Any, bias: Any) -> Any:
+        """The output."""
+        raise Unavailable(f"{self.name} has no linear here")
+
+    def linear_backward(self, grad_output: Any, x: Any, weight: Any) -> tuple[Any, ...]:
+        """(grad_input, grad_weight, grad_bias)."""
+        raise Unavailable(f"{self.name} has no linear_backward here")
+
+    def forward(self, op: str, x: Any, arguments: dict[str, Any]) -> tuple[Any, Any]:
+        """(output, context for `backward`) of an operation that is bound by memory, by its name."""
+        raise Unavailable(f"{self.name} has no {op} here")
+
+    def backward(self, op: str, grad_output: Any, x: Any, context: Any, arguments: dict[str, Any]) -> Any:
+        """grad_input."""
+        raise Unavailable(f"{self.name} has no backward of {op} here")

@@ -1,0 +1,64 @@
+"""numbaconv, through its functional calls: weights are packed in every call, as a user's would be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import numbaconv
+from numbaconv import functional as F
+
+from ..cases import ConvRow
+from .base import Needs, Provider, Unavailable
+
+
+class Numbaconv(Provider):
+    """This library."""
+
+    name = "numbaconv"
+
+    def __init__(self, device: str, threads: int) -> None:
+        self.device = device
+        try:
+            numbaconv.to_device(np.zeros(1, np.float32), device)
+        except numbaconv.errors.DeviceError as error:
+            raise Unavailable(str(error)) from None
+        numbaconv.set_num_threads(threads)
+
+    def version(self) -> str:
+        return f"{numbaconv.__version__}"
+
+    def array(self, x: np.ndarray, layout: str) -> Any:
+        there = numbaconv.to_device(x, self.device)
+        return numbaconv.channels_last(there) if x.ndim == 4 and layout == "channels_last" else there
+
+    def to_numpy(self, x: Any) -> np.ndarray:
+        return numbaconv.to_host(x)
+
+    def conv2d(self, row: ConvRow, x: Any, weight: Any, bias: Any) -> Any:
+        return F.conv2d(x, weight, bias, **row.arguments)
+
+    def conv2d_backward(self, row: ConvRow, grad_output: Any, x: Any, weight: Any, needs: Needs) -> tuple[Any, ...]:
+        return F.conv2d_backward(grad_output, x, weight, needs=needs, **row.arguments)
+
+    def linear(self, x: Any, weight: Any, bias: Any) -> Any:
+        return F.linear(x, weight, bias)
+
+    def linear_backward(self, grad_output: Any, x: Any, weight: Any) -> tuple[Any, ...]:
+        return F.linear_backward(grad_output, x, weight)
+
+    def forward(self, op: str, x: Any, arguments: dict[str, Any]) -> tuple[Any, Any]:
+        if op == "max_pool2d":
+            return F.max_pool2d(x, return_indices=True, **arguments)
+        if op == "batch_norm":
+            result = F.batch_norm(x, training=True)
+            return result.output, result
+        return getattr(F, op)(x, **arguments), None
+
+    def backward(self, op: str, grad_output: Any, x: Any, context: Any, arguments: dict[str, Any]) -> Any:
+        if op == "max_pool2d":
+            return F.max_pool2d_backward(grad_output, context, x.shape, **arguments)
+        if op == "batch_norm":
+            return F.batch_norm_backward(grad_output, x, None, context.mean, context.inverse_std, training=True)[0]
+        return getattr(F, f"{op}_backward")(grad_output, x, **arguments)

@@ -1,0 +1,108 @@
+"""What one writes in NumPy alone: every window of x as a column, then a matrix product by BLAS.
+
+The windows are a strided view (no loop in Python over pixels); the product copies them. The input-gradient adds the
+columns' gradients back, one filter tap at a time. This is the baseline to beat.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from ..cases import ConvRow
+from .base import Needs, Provider
+
+
+def windows(row: ConvRow, padded: np.ndarray) -> np.ndarray:
+    """Every window: a view (N, groups, C / groups, R, S, P, Q) of the padded input."""
+    _, _, p, q = row.output_shape
+    n, c, _, _ = padded.shape
+    image, channel, line, pixel = padded.strides
+    per_group = c // row.groups
+    shape = (n, row.groups, per_group, row.kernel, row.kernel, p, q)
+    strides = (
+        image, channel * per_group, channel,
+        line * row.dilation, pixel * row.dilation, line * row.stride, pixel * row.stride,
+    )  # fmt: skip
+    return as_strided(padded, shape, strides, writeable=False)
+
+
+def pad(row: ConvRow, x: np.ndarray) -> np.ndarray:
+    side = (row.padding, row.padding)
+    return np.pad(x, ((0, 0), (0, 0), side, side)) if row.padding else x
+
+
+class NumpyIm2col(Provider):
+    """NumPy with its BLAS. Its threads are set by the environment, before NumPy is imported (conftest.py)."""
+
+    name = "numpy_im2col"
+
+    def version(self) -> str:
+        return np.__version__
+
+    def array(self, x: np.ndarray, layout: str) -> np.ndarray:
+        if x.ndim == 4 and layout == "channels_last":
+            return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        return x
+
+    def to_numpy(self, x: np.ndarray) -> np.ndarray:
+        return x
+
+    def _columns(self, row: ConvRow, x: np.ndarray) -> np.ndarray:
+        """(N, groups, C / groups * R * S, P * Q), a copy."""
+        n, _, p, q = row.output_shape
+        return windows(row, pad(row, x)).reshape(n, row.groups, -1, p * q)
+
+    def conv2d(self, row: ConvRow, x: Any, weight: Any, bias: Any) -> np.ndarray:
+        filters = weight.reshape(row.groups, row.out_channels // row.groups, -1)
+        output = np.matmul(filters, self._columns(row, x)).reshape(row.output_shape)
+        output += bias[:, None, None]
+        return output
+
+    def conv2d_backward(self, row: ConvRow, grad_output: Any, x: Any, weight: Any, needs: Needs) -> tuple[Any, ...]:
+        n, k, p, q = row.output_shape
+        grad = grad_output.reshape(n, row.groups, k // row.groups, p * q)
+        grad_input = grad_weight = grad_bias = None
+        if needs[0]:
+            filters = weight.reshape(row.groups, k // row.groups, -1)
+            grad_input = self._add_columns(row, np.matmul(filters.transpose(0, 2, 1), grad))
+        if needs[1]:
+            products = np.matmul(grad, self._columns(row, x).swapaxes(2, 3))
+            grad_weight = products.sum(axis=0).reshape(weight.shape)
+        if needs[2]:
+            grad_bias = grad_output.sum(axis=(0, 2, 3))
+        return grad_input, grad_weight, grad_bias
+
+    def _add_columns(self, row: ConvRow, columns: np.ndarray) -> np.ndarray:
+        n, _, p, q = row.output_shape
+        side = 2 * row.padding
+        padded = np.zeros((n, row.in_channels, row.height + side, row.width + side), columns.dtype)
+        columns = columns.reshape(n, row.in_channels, row.kernel, row.kernel, p, q)
+        for r in range(row.kernel):
+            for s in range(row.kernel):
+                top, left = r * row.dilation, s * row.dilation
+                padded[
+                    :,
+                    :,
+                    top : top + (p - 1) * row.stride + 1 : row.stride,
+                    left : left + (q - 1) * row.stride + 1 : row.stride,
+                ] += columns[:, :, r, s]
+        return padded[:, :, row.padding : row.padding + row.height, row.padding : row.padding + row.width]
+
+    def linear(self, x: Any, weight: Any, bias: Any) -> np.ndarray:
+        return x @ weight.T + bias
+
+    def linear_backward(self, grad_output: Any, x: Any, weight: Any) -> tuple[Any, ...]:
+        return grad_output @ weight, grad_output.T @ x, grad_output.sum(axis=0)
+
+    def forward(self, op: str, x: Any, arguments: dict[str, Any]) -> tuple[Any, Any]:
+        if op == "relu":
+            return np.maximum(x, 0), None
+        return super().forward(op, x, arguments)
+
+    def backward(self, op: str, grad_output: Any, x: Any, context: Any, arguments: dict[str, Any]) -> Any:
+        if op == "relu":
+            return np.where(x > 0, grad_output, 0)
+        return super().backward(op, grad_output, x, context, arguments)

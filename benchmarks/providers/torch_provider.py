@@ -1,0 +1,78 @@
+"""PyTorch, through its own kernels: backwards are called directly, without the autograd tape's time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..cases import ConvRow
+from .base import Needs, Provider, Unavailable
+
+aten = torch.ops.aten
+
+
+class Torch(Provider):
+    """PyTorch (oneDNN on x86 CPUs)."""
+
+    name = "torch"
+
+    def __init__(self, device: str, threads: int) -> None:
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise Unavailable("this PyTorch has no CUDA device")
+        self.device = torch.device(device)
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(False)
+
+    def version(self) -> str:
+        return str(torch.__version__)
+
+    def array(self, x: np.ndarray, layout: str) -> torch.Tensor:
+        tensor = torch.from_numpy(x).to(self.device)
+        if x.ndim == 4 and layout == "channels_last":
+            tensor = tensor.to(memory_format=torch.channels_last)
+        return tensor
+
+    def to_numpy(self, x: torch.Tensor) -> np.ndarray:
+        return x.cpu().numpy()
+
+    def finish(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def conv2d(self, row: ConvRow, x: Any, weight: Any, bias: Any) -> Any:
+        return torch.nn.functional.conv2d(x, weight, bias, **row.arguments)
+
+    def conv2d_backward(self, row: ConvRow, grad_output: Any, x: Any, weight: Any, needs: Needs) -> tuple[Any, ...]:
+        pairs = [[value] * 2 for value in (row.stride, row.padding, row.dilation)]
+        return aten.convolution_backward(  # type: ignore[no-any-return]
+            grad_output, x, weight, [row.out_channels], *pairs, False, [0, 0], row.groups, list(needs)
+        )
+
+    def linear(self, x: Any, weight: Any, bias: Any) -> Any:
+        return torch.nn.functional.linear(x, weight, bias)
+
+    def linear_backward(self, grad_output: Any, x: Any, weight: Any) -> tuple[Any, ...]:
+        return grad_output @ weight, grad_output.T @ x, grad_output.sum(0)
+
+    def forward(self, op: str, x: Any, arguments: dict[str, Any]) -> tuple[Any, Any]:
+        if op == "max_pool2d":
+            return aten.max_pool2d_with_indices(x, [arguments["kernel_size"]] * 2)  # type: ignore[no-any-return]
+        if op == "batch_norm":
+            output, mean, inverse_std = aten.native_batch_norm(x, None, None, None, None, True, 0.1, 1e-5)
+            return output, (mean, inverse_std)
+        return getattr(torch.nn.functional, op)(x, **arguments), None
+
+    def backward(self, op: str, grad_output: Any, x: Any, context: Any, arguments: dict[str, Any]) -> Any:
+        if op == "relu":
+            return aten.threshold_backward(grad_output, x, 0)
+        if op == "gelu":
+            return aten.gelu_backward(grad_output, x)
+        if op == "max_pool2d":
+            size = [arguments["kernel_size"]] * 2
+            return aten.max_pool2d_with_indices_backward(grad_output, x, size, size, [0, 0], [1, 1], False, context)
+        if op == "batch_norm":
+            mask = [True, True, True]
+            return aten.native_batch_norm_backward(grad_output, x, None, None, None, *context, True, 1e-5, mask)[0]
+        raise Unavailable(f"torch has no backward of {op} here")
