@@ -296,7 +296,8 @@ class Concat(Container):
         return F.concat(list(outputs)), ConcatContext(contexts, tuple(y.shape[1] for y in outputs))
 
     def _inner_backward(self, grad_output: Array, ctx: ConcatContext, needs_input: bool) -> Array | None:
-        pieces = F.concat_backward(grad_output, ctx.sizes)
+        # Cuts through the channels are not dense: copied here once, rather than by each kernel that reads them.
+        pieces = [_channels_last("Concat", piece) for piece in F.concat_backward(grad_output, ctx.sizes)]
         grads = [
             _backward(branch, piece, context, needs_input)
             for branch, piece, context in zip(self.branches, pieces, ctx.contexts, strict=True)

@@ -22,9 +22,8 @@ the order they were assigned; there is no registry, and a subclass need not call
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple, Self, TextIO
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -267,19 +266,19 @@ class Module:
 
     # --- showing it -----------------------------------------------------------------------------------------
 
-    def summary(self, input_shape: tuple[int, ...], *, file: TextIO | None = sys.stdout) -> Summary:
+    def summary(self, input_shape: tuple[int, ...], *, show: bool = True) -> Summary:
         """Prints a table of output shapes, parameters and multiply-adds; runs no kernel.
 
         Args:
             input_shape: one sample's, without the batch axis: (3, 32, 32).
-            file: where to print; None prints nothing.
+            show: False only returns the table.
 
         Returns:
             The `Summary` with the rows and totals; ``str()`` of it is the table.
         """
         result = summarize(self, input_shape)
-        if file is not None:
-            print(result, file=file)
+        if show:
+            print(result)
         return result
 
     def extra_repr(self) -> str:

@@ -75,12 +75,12 @@ def float_dtype(dtype: Any) -> np.dtype:
         DTypeError: for anything else.
     """
     try:
-        target = np.dtype(dtype)
+        name = "" if dtype is None else np.dtype(dtype).name  # np.dtype(None) would be float64
     except TypeError:
-        target = None
-    if dtype is None or target not in (np.dtype(np.float32), np.dtype(np.float64)):
+        name = ""
+    if name not in ("float32", "float64"):
         raise DTypeError(message("astype", 'dtype must be "float32" or "float64"', dtype=dtype))
-    return target
+    return np.dtype(name)
 
 
 def state_dict(module: Module) -> dict[str, np.ndarray]:
