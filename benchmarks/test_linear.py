@@ -13,11 +13,6 @@ def arrays(row, rng, dtype):
     """x, weight, bias, grad_output, as NumPy arrays."""
     m, i, o = row.rows, row.in_features, row.out_features
     shapes = (m, i), (o, i), (o,), (m, o)
-        (row.rows, row.in_features),
-        (row.out_features, row.in_features),
-        row.out_features,
-        (row.rows, row.out_features),
-    )
     return [rng.standard_normal(shape, dtype=dtype) for shape in shapes]
 
 
