@@ -132,7 +132,7 @@ def _class_loss(first, end, x, target, losses, work, label_smoothing, ignore_ind
 @parallel_kernel
 def _class_loss_parallel(tasks, x, target, losses, work, label_smoothing, ignore_index, blocks):
     for task in prange(tasks):
-        _class_loss(task, task + 1, x, target, losses, work, label_smoothing, ignore_index, blocks)
+        _class_loss(np.int64(task), np.int64(task + 1), x, target, losses, work, label_smoothing, ignore_index, blocks)
 
 
 @kernel
@@ -157,7 +157,9 @@ def _probability_loss(first, end, x, target, losses, work, label_smoothing, igno
 @parallel_kernel
 def _probability_loss_parallel(tasks, x, target, losses, work, label_smoothing, ignore_index, blocks):
     for task in prange(tasks):
-        _probability_loss(task, task + 1, x, target, losses, work, label_smoothing, ignore_index, blocks)
+        _probability_loss(
+            np.int64(task), np.int64(task + 1), x, target, losses, work, label_smoothing, ignore_index, blocks
+        )
 
 
 @kernel
@@ -183,7 +185,7 @@ def _class_gradient(first, end, x, target, weights, out, work, label_smoothing, 
 @parallel_kernel
 def _class_gradient_parallel(tasks, x, target, weights, out, work, label_smoothing, blocks):
     for task in prange(tasks):
-        _class_gradient(task, task + 1, x, target, weights, out, work, label_smoothing, blocks)
+        _class_gradient(np.int64(task), np.int64(task + 1), x, target, weights, out, work, label_smoothing, blocks)
 
 
 @kernel
@@ -213,7 +215,9 @@ def _probability_gradient(first, end, x, target, weights, out, work, label_smoot
 @parallel_kernel
 def _probability_gradient_parallel(tasks, x, target, weights, out, work, label_smoothing, blocks):
     for task in prange(tasks):
-        _probability_gradient(task, task + 1, x, target, weights, out, work, label_smoothing, blocks)
+        _probability_gradient(
+            np.int64(task), np.int64(task + 1), x, target, weights, out, work, label_smoothing, blocks
+        )
 
 
 # --- squared error ----------------------------------------------------------------------------------------
@@ -254,7 +258,7 @@ def _squared_error(first, end, x, target, lanes):
 @parallel_kernel
 def _squared_error_parallel(tasks, x, target, lanes):
     for task in prange(tasks):
-        _squared_error(task, task + 1, x, target, lanes)
+        _squared_error(np.int64(task), np.int64(task + 1), x, target, lanes)
 
 
 def mse_loss_backward(grad_output, x, target, reduction):

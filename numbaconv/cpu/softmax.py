@@ -152,7 +152,7 @@ def _softmax(first, end, x, out, work, blocks):
 @parallel_kernel
 def _softmax_parallel(tasks, x, out, work, blocks):
     for task in prange(tasks):
-        _softmax(task, task + 1, x, out, work, blocks)
+        _softmax(np.int64(task), np.int64(task + 1), x, out, work, blocks)
 
 
 @kernel
@@ -176,7 +176,7 @@ def _log_softmax(first, end, x, out, work, blocks):
 @parallel_kernel
 def _log_softmax_parallel(tasks, x, out, work, blocks):
     for task in prange(tasks):
-        _log_softmax(task, task + 1, x, out, work, blocks)
+        _log_softmax(np.int64(task), np.int64(task + 1), x, out, work, blocks)
 
 
 @kernel
@@ -201,7 +201,7 @@ def _softmax_backward(first, end, grad_output, output, out, work, blocks):
 @parallel_kernel
 def _softmax_backward_parallel(tasks, grad_output, output, out, work, blocks):
     for task in prange(tasks):
-        _softmax_backward(task, task + 1, grad_output, output, out, work, blocks)
+        _softmax_backward(np.int64(task), np.int64(task + 1), grad_output, output, out, work, blocks)
 
 
 @kernel
@@ -225,4 +225,4 @@ def _log_softmax_backward(first, end, grad_output, output, out, work, blocks):
 @parallel_kernel
 def _log_softmax_backward_parallel(tasks, grad_output, output, out, work, blocks):
     for task in prange(tasks):
-        _log_softmax_backward(task, task + 1, grad_output, output, out, work, blocks)
+        _log_softmax_backward(np.int64(task), np.int64(task + 1), grad_output, output, out, work, blocks)

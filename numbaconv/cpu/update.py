@@ -65,7 +65,7 @@ def _sgd(first, end, parameter, grad, lr, weight_decay):
 @parallel_kernel
 def _sgd_parallel(tasks, parameter, grad, lr, weight_decay):
     for task in prange(tasks):
-        _sgd(task, task + 1, parameter, grad, lr, weight_decay)
+        _sgd(np.int64(task), np.int64(task + 1), parameter, grad, lr, weight_decay)
 
 
 @kernel
@@ -88,7 +88,9 @@ def _momentum(first, end, parameter, grad, velocity, lr, momentum, gain, weight_
 @parallel_kernel
 def _momentum_parallel(tasks, parameter, grad, velocity, lr, momentum, gain, weight_decay, nesterov):
     for task in prange(tasks):
-        _momentum(task, task + 1, parameter, grad, velocity, lr, momentum, gain, weight_decay, nesterov)
+        _momentum(
+            np.int64(task), np.int64(task + 1), parameter, grad, velocity, lr, momentum, gain, weight_decay, nesterov
+        )
 
 
 # --- Adam -------------------------------------------------------------------------------------------------
@@ -128,7 +130,21 @@ def _adam(first, end, parameter, grad, mean, square, rate, beta1, beta2, root, e
 @parallel_kernel
 def _adam_parallel(tasks, parameter, grad, mean, square, rate, beta1, beta2, root, eps, keep, decay):
     for task in prange(tasks):
-        _adam(task, task + 1, parameter, grad, mean, square, rate, beta1, beta2, root, eps, keep, decay)
+        _adam(
+            np.int64(task),
+            np.int64(task + 1),
+            parameter,
+            grad,
+            mean,
+            square,
+            rate,
+            beta1,
+            beta2,
+            root,
+            eps,
+            keep,
+            decay,
+        )
 
 
 # --- gradients --------------------------------------------------------------------------------------------
@@ -177,7 +193,7 @@ def _squares(first, end, x, lanes):
 @parallel_kernel
 def _squares_parallel(tasks, x, lanes):
     for task in prange(tasks):
-        _squares(task, task + 1, x, lanes)
+        _squares(np.int64(task), np.int64(task + 1), x, lanes)
 
 
 def zeros_like(x):
