@@ -34,7 +34,7 @@ class Recipe(NamedTuple):
     shift: int  # pixels each image is moved by, at most
 
 
-FEW = Recipe(epochs=30, max_lr=3e-3, shift=2)
+FEW = Recipe(epochs=30, max_lr=5e-3, shift=2)
 MANY = Recipe(epochs=6, max_lr=3e-3, shift=1)
 
 
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     backend.load_backend(args.device.partition(":")[0], "train_lenet")  # a missing device is known before the data
     digits, recipe = load(args.data)
     epochs = recipe.epochs if args.epochs is None else args.epochs
-    model = models.lenet5(rng=np.random.default_rng(args.seed))
+    model = models.lenet5(rng=args.seed)
     print(f"{len(digits.x_train):,} images to learn from, {len(digits.x_test):,} to test on")
     model.summary((1, 28, 28))
 

@@ -196,19 +196,25 @@ def test_a_fraction_is_held_out(samples):
     assert history.epochs[0].validation_accuracy in {n / 12 for n in range(13)}
 
 
+def upside_down_after(steps):
+    """An augmentation that teaches the opposite from some step on: the validation loss then rises."""
+    calls = []
+
+    def augment(xb, rng):
+        calls.append(None)
+        return xb if len(calls) <= steps else np.ascontiguousarray(xb[:, :, ::-1])
+
+    return augment
+
+
 def test_early_stop_restores_the_best_weights(samples, tmp_path):
-    """Learning goes well for three epochs of three steps; then the learning rate tears the model apart."""
-
-    def schedule(step):
-        return 0.05 if step < 9 else -0.3
-
-    options = {"epochs": 20, "validation": samples, "early_stop": 2, "schedule": schedule}
+    options = {"epochs": 20, "validation": samples, "early_stop": 2}
     model = make_model()
-    history = fit(model, samples, checkpoint=tmp_path / "run", **options)
+    history = fit(model, samples, checkpoint=tmp_path / "run", augment=upside_down_after(9), **options)
     losses = history.column("validation_loss")
     assert history.stopped_early
-    assert history.best_epoch == 1 + int(np.argmin(losses))
-    assert len(losses) == history.best_epoch + 2
+    assert history.best_epoch == 3 == 1 + int(np.argmin(losses))
+    assert len(losses) == 5
     assert train.evaluate(model, *samples).loss == pytest.approx(min(losses))
 
     other = make_model(seed=9)  # a run that has stopped stays stopped
@@ -218,11 +224,8 @@ def test_early_stop_restores_the_best_weights(samples, tmp_path):
 
 
 def test_best_weights_are_restored_after_the_last_epoch_too(samples):
-    def schedule(step):
-        return 0.05 if step < 9 else -0.3
-
     model = make_model()
-    history = fit(model, samples, epochs=4, validation=samples, early_stop=5, schedule=schedule)
+    history = fit(model, samples, epochs=4, validation=samples, early_stop=5, augment=upside_down_after(9))
     assert not history.stopped_early
     assert history.best_epoch == 3
     assert train.evaluate(model, *samples).loss == pytest.approx(history.epochs[2].validation_loss)
@@ -426,9 +429,22 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_spoilt(samples):
     x = samples[0].copy()
     x[20, 0, 0, 0] = np.nan
     model = make_model()
-    with pytest.raises(train.NotFiniteError, match=r"loss must stay finite.*loss=nan"):
+    with pytest.raises(train.NotFiniteError, match=r"loss must stay finite.*value=nan"):
         fit(model, (x, samples[1]))
     assert all(np.isfinite(array).all() for array in model.state_dict().values())
+
+
+def test_gradients_that_are_not_finite_stop_it_too_if_they_are_clipped(samples):
+    class Steep(nn.MSELoss):
+        def backward_ctx(self, ctx):
+            return np.full_like(super().backward_ctx(ctx), np.inf)
+
+    model = make_model(classes=1)
+    target = np.ones((48, 1), np.float32)
+    before = model.state_dict()
+    with pytest.raises(train.NotFiniteError, match="norm of all gradients must stay finite"):
+        fit(model, (samples[0], target), loss=Steep(), clip_norm=1.0)
+    assert_same_state(model.state_dict(), before)
 
 
 # --- modes, memory, progress --------------------------------------------------------------------------------

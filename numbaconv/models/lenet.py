@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from .. import nn
 
 
-def lenet5(classes: int = 10, rng: np.random.Generator | None = None) -> nn.Sequential:
+def lenet5(classes: int = 10, rng: nn.init.Rng = None) -> nn.Sequential:
     """LeNet-5 for one-channel 28x28 images, as it is taught: 61,706 parameters for 10 classes.
 
     Two 5x5 convolutions (6 and 16 filters), each with a 2x2 pooling, then 400 -> 120 -> 84 -> classes. It differs
@@ -16,14 +14,14 @@ def lenet5(classes: int = 10, rng: np.random.Generator | None = None) -> nn.Sequ
 
     Args:
         classes: number of outputs.
-        rng: initialises the weights; None: as the layers do by themselves.
+        rng: draws the weights: a Generator, an int seed, or None for weights that differ every time.
 
     Returns:
         A Sequential: x (N, 1, 28, 28) -> outputs (N, classes).
 
     Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition", 1998.
     """
-    model = nn.Sequential(
+    layers = nn.Sequential(
         nn.Conv2d(1, 6, 5, padding=2),
         nn.ReLU(),
         nn.MaxPool2d(2),
@@ -37,6 +35,4 @@ def lenet5(classes: int = 10, rng: np.random.Generator | None = None) -> nn.Sequ
         nn.ReLU(),
         nn.Linear(84, classes),
     )
-    if rng is not None:
-        model.initialize(rng)
-    return model
+    return layers.initialize(rng)

@@ -38,7 +38,7 @@ _AUGMENT_STREAM, _VALIDATION_STREAM = (1,), (2,)
 
 
 class NotFiniteError(NumbaconvError, FloatingPointError):
-    """A loss that is infinite or not a number."""
+    """A loss, or a norm of gradients, that is infinite or not a number."""
 
 
 def fit(
@@ -65,7 +65,8 @@ def fit(
     """Trains a model.
 
     Ctrl-C (KeyboardInterrupt) and errors pass through; the checkpoint is then that of the last whole epoch, and
-    `resume` goes on from there. A loss that is not finite stops the run before it reaches the weights.
+    `resume` goes on from there. A loss that is not finite stops the run before it reaches the weights, where PyTorch
+    would go on with weights of NaN.
 
     Args:
         model: an `nn.Module`; moved to `device`, its modes are put back at the end.
@@ -95,7 +96,7 @@ def fit(
         ShapeError, DTypeError, LabelError: if data, model and loss do not fit together; before the first step.
         ArgumentError: for arguments out of range or that need another.
         CheckpointError, FileFormatError: if `checkpoint` is of another run, or damaged.
-        NotFiniteError: if the loss of a step is not finite; the weights are those before the step.
+        NotFiniteError: if the loss of a step (or, with clip_norm, the norm of its gradients) is not finite.
         DeviceError: if the device is not there.
     """
     epochs, batch_size = integer("fit", "epochs", epochs, 0), integer("fit", "batch_size", batch_size, 1)
@@ -236,21 +237,25 @@ class _Learner:
             xb = self.augment(xb, np.random.default_rng(key))
         output, ctx = self.model.forward_ctx(to_device(xb, self.device))
         value, loss_ctx = self.loss.forward_ctx(output, to_device(yb, self.device))
-        if not math.isfinite(value):
-            raise NotFiniteError(
-                message(
-                    "fit",
-                    "the loss must stay finite; the weights are those before this step",
-                    "Look for NaN in the data; try a lower learning rate, warm-up or clip_norm.",
-                    loss=value,
-                    step=step,
-                    lr=float(self.optimizer.lr),
-                )
-            )
+        self._require_finite("loss", value, step)
         metrics.add(value, output, yb)
         self.optimizer.zero_grad()
         self.model.backward_ctx(self.loss.backward_ctx(loss_ctx), ctx, needs_input=False)
         if self.clip_norm is not None:
-            clip_grad_norm(self.model.parameters(), self.clip_norm)
+            norm = clip_grad_norm(self.model.parameters(), self.clip_norm)
+            self._require_finite("norm of all gradients", norm, step)
         self.optimizer.step()
         return float(value)
+
+    def _require_finite(self, name: str, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                message(
+                    "fit",
+                    f"the {name} must stay finite; the weights are those before this step",
+                    "Look for NaN in the data; try a lower learning rate, warm-up or clip_norm.",
+                    value=value,
+                    step=step,
+                    lr=float(self.optimizer.lr),
+                )
+            )
