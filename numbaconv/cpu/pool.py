@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import ArgumentError, message
 from ..jit import inline, kernel, launch, never_inline, parallel_kernel, prange
-from ..shapes import Pool2dProblem
+from ..shapes import Pair, Pool2dProblem
 from .layout import dense, empty, flat, layout_of, match, planes
 
 LANES = 64  # channels of a task
@@ -142,9 +142,9 @@ def _take_larger_at(x, source, step, out, indices, target, count, place, place_s
 
 @parallel_kernel
 def _max_pool2d_parallel(
-    tasks, x, out, indices, with_indices, rows_per_task, sizes, inner, stride, row_taps, column_taps
+    first, end, x, out, indices, with_indices, rows_per_task, sizes, inner, stride, row_taps, column_taps
 ):  # fmt: skip
-    for task in prange(tasks):
+    for task in prange(first, end):
         _max_pool2d(
             task, task + 1, x, out, indices, with_indices, rows_per_task, sizes, inner, stride, row_taps, column_taps
         )
@@ -204,8 +204,8 @@ def _max_pool2d_backward(first, end, grad_output, indices, out, pixels, inner):
 
 
 @parallel_kernel
-def _max_pool2d_backward_parallel(tasks, grad_output, indices, out, pixels, inner):
-    for task in prange(tasks):
+def _max_pool2d_backward_parallel(first, end, grad_output, indices, out, pixels, inner):
+    for task in prange(first, end):
         _max_pool2d_backward(task, task + 1, grad_output, indices, out, pixels, inner)
 
 
@@ -220,9 +220,8 @@ class _Axis(NamedTuple):
     divisors: np.ndarray  # float64 (outputs,)
 
 
-@functools.lru_cache(maxsize=1024)
 def _pool_axis(
-    size: int, output_size: int, kernel_size: int, stride: int, padding: int, _dilation: int, count_include_pad: bool
+    size: int, output_size: int, kernel_size: int, stride: int, padding: int, count_include_pad: bool
 ) -> _Axis:
     """Windows of `avg_pool2d`. What ceil_mode lets hang over the padding is not counted, as in PyTorch."""
     start = np.arange(output_size) * stride - padding
@@ -232,7 +231,6 @@ def _pool_axis(
     return _Axis(windows, np.ones(size), lengths.astype(np.float64))
 
 
-@functools.lru_cache(maxsize=1024)
 def _adaptive_axis(size: int, output_size: int) -> _Axis:
     """Windows from floor(i * size / output_size) to ceil((i + 1) * size / output_size)."""
     i = np.arange(output_size)
@@ -251,28 +249,35 @@ def _transposed(axis: _Axis) -> _Axis:
     return _Axis(np.stack([first, end]), 1 / axis.divisors, np.ones(inputs.size))
 
 
-def _pool_axes(problem: Pool2dProblem) -> list[_Axis]:
+@functools.lru_cache(maxsize=1024)
+def _pool_axes(problem: Pool2dProblem, backward: bool) -> tuple[_Axis, ...]:
     """Of the rows and of the columns."""
-    sizes = problem.input_shape[2:], problem.output_shape[2:], problem.kernel_size, problem.stride
-    axes = zip(*sizes, problem.padding, problem.dilation, strict=True)
-    return [_pool_axis(*axis, problem.count_include_pad) for axis in axes]
+    sizes = problem.input_shape[2:], problem.output_shape[2:]
+    axes = zip(*sizes, problem.kernel_size, problem.stride, problem.padding, strict=True)
+    forward = (_pool_axis(*axis, problem.count_include_pad) for axis in axes)
+    return tuple(_transposed(axis) if backward else axis for axis in forward)
+
+
+@functools.lru_cache(maxsize=1024)
+def _adaptive_axes(size: Pair, output_size: Pair, backward: bool) -> tuple[_Axis, ...]:
+    forward = map(_adaptive_axis, size, output_size)
+    return tuple(_transposed(axis) if backward else axis for axis in forward)
 
 
 def avg_pool2d(problem: Pool2dProblem, x):
-    return _window_sums(x, *_pool_axes(problem))
+    return _window_sums(x, *_pool_axes(problem, False))
 
 
 def avg_pool2d_backward(problem: Pool2dProblem, grad_output):
-    return _window_sums(grad_output, *map(_transposed, _pool_axes(problem)))
+    return _window_sums(grad_output, *_pool_axes(problem, True))
 
 
 def adaptive_avg_pool2d(x, output_size):
-    return _window_sums(x, *map(_adaptive_axis, x.shape[2:], output_size))
+    return _window_sums(x, *_adaptive_axes(x.shape[2:], output_size, False))
 
 
 def adaptive_avg_pool2d_backward(grad_output, input_shape):
-    axes = map(_adaptive_axis, input_shape[2:], grad_output.shape[2:])
-    return _window_sums(grad_output, *map(_transposed, axes))
+    return _window_sums(grad_output, *_adaptive_axes(input_shape[2:], grad_output.shape[2:], True))
 
 
 def _window_sums(x: np.ndarray, rows: _Axis, columns: _Axis) -> np.ndarray:
@@ -282,10 +287,11 @@ def _window_sums(x: np.ndarray, rows: _Axis, columns: _Axis) -> np.ndarray:
     n, c, h, w = x.shape
     p, q = rows.divisors.size, columns.divisors.size
     out = empty((n, c, p, q), x.dtype, layout_of(x))
-    taps = max(int((rows.windows[1] - rows.windows[0]).max()), 1)
-    tasks, rows_per_task = _tasks(outer * p, max(w * taps, q) * inner, inner)
+    taps = -(-h // p)  # rows that a window reads, roughly: windows may overlap
+    tasks, rows_per_task = _tasks(outer * p, (w * taps + q) * inner, inner)
+    work = outer * p * (w * taps * 0.3 + q * 3.0) * inner
     launch(
-        _sum_windows, _sum_windows_parallel, tasks, outer * p * (w * taps * 0.3 + q * 3.0) * inner, flat(x), flat(out),
+        _sum_windows, _sum_windows_parallel, tasks, work, flat(x), flat(out),
         rows_per_task, (h, w, p, q), inner, *rows, *columns,
     )  # fmt: skip
     return out
@@ -317,7 +323,7 @@ def _sum_windows(
                 source = (plane * height + h) * width * inner + lane
                 for run in range(runs):
                     for i in range(count):
-                        sums[_at(run * lanes + i)] += row_weights[h] * x[_at(source + run * inner + i)]
+                        sums[_at(run * lanes + i)] += row_weights[_at(h)] * x[_at(source + run * inner + i)]
             for q in range(out_width):
                 divisor = row_divisors[p] * column_divisors[q]
                 target = (row * out_width + q) * inner + lane
@@ -331,17 +337,17 @@ def _sum_windows(
                     totals[_at(c)] = 0
                 for w in range(column_windows[0, q], column_windows[1, q]):
                     for c in range(lanes):
-                        totals[_at(c)] += column_weights[w] * sums[_at(w * lanes + c)]
+                        totals[_at(c)] += column_weights[_at(w)] * sums[_at(w * lanes + c)]
                 for c in range(lanes):
                     out[_at(target + c)] = totals[_at(c)] / divisor
 
 
 @parallel_kernel
 def _sum_windows_parallel(
-    tasks, x, out, rows_per_task, sizes, inner,
+    first, end, x, out, rows_per_task, sizes, inner,
     row_windows, row_weights, row_divisors, column_windows, column_weights, column_divisors,
 ):  # fmt: skip
-    for task in prange(tasks):
+    for task in prange(first, end):
         _sum_windows(
             task, task + 1, x, out, rows_per_task, sizes, inner,
             row_windows, row_weights, row_divisors, column_windows, column_weights, column_divisors,
