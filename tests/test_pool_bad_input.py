@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from numbaconv import functional
-from numbaconv.errors import ArgumentError, DTypeError, ShapeError
+from numbaconv.errors import ArgumentError, DeviceError, DTypeError, ShapeError
 
 BAD = {
     "rank": ({"x": np.ones((2, 2), "f4")}, ShapeError, r"x must have 4 axes .*; got x.shape=\(2, 2\)"),
@@ -75,6 +75,9 @@ def test_bad_indices():
         backward(indices=indices.astype("f4"))
     with pytest.raises(DTypeError, match="must be an array"):
         backward(indices=[[[[5, 7], [13, 15]]]])
+    elsewhere = type("OnTheGpu", (), {"__cuda_array_interface__": {}})()
+    with pytest.raises(DeviceError, match="all arrays must be on one device; got grad_output='cpu', indices='cuda'"):
+        backward(indices=elsewhere)
     with pytest.raises(ShapeError, match=r"indices.shape must equal grad_output.shape"):
         backward(indices=indices[:, :, :1])
     with pytest.raises(ShapeError, match=r"grad_output.shape must equal output.shape"):
