@@ -1,13 +1,13 @@
 """Losses: cross-entropy of logits (outer, channels, inner) and squared error.
 
 The cross-entropy of a position is taken from the logits with a shifted log-sum-exp, and its gradient is
-softmax - target, in one pass that holds a block of positions in the first-level cache. Losses are float64 until
-they are reduced.
+softmax - target, tile by tile (see softmax.py). Losses are float64 until they are reduced.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -16,14 +16,15 @@ from ..jit import kernel, launch, never_inline, parallel_kernel, prange
 from . import memory
 from .layout import contiguous, dense, empty_like, flat, match
 from .softmax import (
-    COLUMNS,
     NS_PER_ELEMENT,
-    block_exponentials,
-    block_maximum,
+    WIDTH,
     block_range,
-    block_total,
-    block_work,
     blocks_of,
+    exponentiate,
+    load_tile,
+    store_tile,
+    subtract_maximum,
+    sum_exponentials,
 )
 
 _FLOAT64 = np.dtype(np.float64)
@@ -34,17 +35,19 @@ _FLOAT64 = np.dtype(np.float64)
 
 def cross_entropy(x, target, label_smoothing, ignore_index, reduction):
     x = dense(x)
-    blocks = blocks_of(x, 1)
+    blocks, work_ns = blocks_of(x, 1), x.size * NS_PER_ELEMENT
     shape = x.shape[:1] + x.shape[2:]
     losses = np.empty(math.prod(shape), _FLOAT64)
     used = losses.size
+    arguments: tuple[Any, ...]
     if target.dtype.kind == "f":
-        kernels, target = (_probability_loss, _probability_loss_parallel), flat(match(target, x))
+        arguments = flat(x), flat(match(target, x)), losses, label_smoothing, blocks
+        launch(_probability_loss, _probability_loss_parallel, blocks.tasks, work_ns, *arguments)
     else:
-        kernels, target = (_class_loss, _class_loss_parallel), _labels("cross_entropy", target, x, ignore_index)
-        used -= int(np.count_nonzero(target == ignore_index))
-    arguments = flat(x), target, losses, blocks.work, label_smoothing, ignore_index, blocks
-    launch(*kernels, blocks.tasks, x.size * NS_PER_ELEMENT, *arguments)
+        labels = _labels("cross_entropy", target, x, ignore_index)
+        used -= int(np.count_nonzero(labels == ignore_index))
+        arguments = flat(x), labels, losses, label_smoothing, ignore_index, blocks
+        launch(_class_loss, _class_loss_parallel, blocks.tasks, work_ns, *arguments)
     return _reduced(losses, used, reduction, shape, x.dtype)
 
 
@@ -62,22 +65,26 @@ def _reduced(
 
 def cross_entropy_backward(grad_output, x, target, label_smoothing, ignore_index, reduction):
     x = dense(x)
-    out, blocks = empty_like(x), blocks_of(x, 1)
+    out, blocks, work_ns = empty_like(x), blocks_of(x, 1), x.size * NS_PER_ELEMENT
     weights = np.empty(x.shape[:1] + x.shape[2:], _FLOAT64)
     weights[...] = grad_output
     weights = weights.reshape(-1)
     used = weights.size
-    if target.dtype.kind == "f":
-        kernels, target = (_probability_gradient, _probability_gradient_parallel), flat(match(target, x))
-    else:
-        target = _labels("cross_entropy_backward", target, x, ignore_index)
-        kernels, ignored = (_class_gradient, _class_gradient_parallel), target == ignore_index
+    arguments: tuple[Any, ...]
+    by_class = target.dtype.kind != "f"
+    if by_class:
+        labels = _labels("cross_entropy_backward", target, x, ignore_index)
+        ignored = labels == ignore_index
         weights[ignored] = 0
         used -= int(np.count_nonzero(ignored))
     if reduction == "mean":
         weights /= max(used, 1)
-    arguments = flat(x), target, weights, flat(out), blocks.work, label_smoothing, blocks
-    launch(*kernels, blocks.tasks, x.size * NS_PER_ELEMENT, *arguments)
+    if by_class:
+        arguments = flat(x), labels, weights, flat(out), label_smoothing, blocks
+        launch(_class_gradient, _class_gradient_parallel, blocks.tasks, work_ns, *arguments)
+    else:
+        arguments = flat(x), flat(match(target, x)), weights, flat(out), label_smoothing, blocks
+        launch(_probability_gradient, _probability_gradient_parallel, blocks.tasks, work_ns, *arguments)
     return out
 
 
@@ -105,124 +112,136 @@ def _labels(op: str, target: np.ndarray, x: np.ndarray, ignore_index: int) -> np
 
 
 @kernel
-def _class_loss(first, end, x, target, losses, work, label_smoothing, ignore_index, blocks):
+def _class_loss(first, end, x, target, losses, label_smoothing, ignore_index, blocks):
     never_inline()
     channels = blocks.channels
-    for task in range(first, end):
-        maximum, total = block_work(work, task)
-        for block in range(task * blocks.per_task, min((task + 1) * blocks.per_task, blocks.number)):
-            position, count, start, channel_step, step = block_range(block, blocks)
-            block_maximum(x, start, channels, channel_step, count, step, maximum)
-            block_total(x, start, channels, channel_step, count, step, maximum, total)
-            for j in range(count):
-                label = target[position + j]
-                if label == ignore_index:
-                    losses[position + j] = 0.0
-                    continue
-                log_total = math.log(total[j])
-                loss = log_total - (np.float64(x[start + label * channel_step + j * step]) - maximum[j])
-                if label_smoothing > 0:
-                    smooth = 0.0
-                    for c in range(channels):
-                        smooth += log_total - (np.float64(x[start + c * channel_step + j * step]) - maximum[j])
-                    loss = (1 - label_smoothing) * loss + label_smoothing / channels * smooth
-                losses[position + j] = loss
-
-
-@parallel_kernel
-def _class_loss_parallel(tasks, x, target, losses, work, label_smoothing, ignore_index, blocks):
-    for task in prange(tasks):
-        _class_loss(np.int64(task), np.int64(task + 1), x, target, losses, work, label_smoothing, ignore_index, blocks)
-
-
-@kernel
-def _probability_loss(first, end, x, target, losses, work, label_smoothing, ignore_index, blocks):
-    never_inline()
-    channels = blocks.channels
-    for task in range(first, end):
-        maximum, total = block_work(work, task)
-        for block in range(task * blocks.per_task, min((task + 1) * blocks.per_task, blocks.number)):
-            position, count, start, channel_step, step = block_range(block, blocks)
-            block_maximum(x, start, channels, channel_step, count, step, maximum)
-            block_total(x, start, channels, channel_step, count, step, maximum, total)
-            for j in range(count):
-                log_total, loss = math.log(total[j]), 0.0
+    tile, maximum, total = np.empty(channels * WIDTH), np.empty(WIDTH), np.empty(WIDTH)
+    for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
+        position, count, start = block_range(block, blocks)
+        load_tile(x, start, count, blocks, tile)
+        subtract_maximum(tile, channels, maximum)
+        sum_exponentials(tile, channels, total)
+        for j in range(count):
+            label = target[position + j]
+            if label == ignore_index:
+                losses[position + j] = 0.0
+                continue
+            log_total = math.log(total[j])
+            loss = log_total - tile[label * WIDTH + j]
+            if label_smoothing > 0:
+                every = 0.0
                 for c in range(channels):
-                    i = start + c * channel_step + j * step
-                    probability = target[i] * (1 - label_smoothing) + label_smoothing / channels
-                    loss += probability * (log_total - (np.float64(x[i]) - maximum[j]))
-                losses[position + j] = loss
+                    every += log_total - tile[c * WIDTH + j]
+                loss = (1 - label_smoothing) * loss + label_smoothing / channels * every
+            losses[position + j] = loss
 
 
 @parallel_kernel
-def _probability_loss_parallel(tasks, x, target, losses, work, label_smoothing, ignore_index, blocks):
+def _class_loss_parallel(tasks, x, target, losses, label_smoothing, ignore_index, blocks):
     for task in prange(tasks):
-        _probability_loss(
-            np.int64(task), np.int64(task + 1), x, target, losses, work, label_smoothing, ignore_index, blocks
-        )
+        _class_loss(np.int64(task), np.int64(task + 1), x, target, losses, label_smoothing, ignore_index, blocks)
 
 
 @kernel
-def _class_gradient(first, end, x, target, weights, out, work, label_smoothing, blocks):
+def _probability_loss(first, end, x, target, losses, label_smoothing, blocks):
+    never_inline()
+    channels = blocks.channels
+    tile, wanted = np.empty(channels * WIDTH), np.empty(channels * WIDTH)
+    maximum, total, loss = np.empty(WIDTH), np.empty(WIDTH), np.empty(WIDTH)
+    for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
+        position, count, start = block_range(block, blocks)
+        load_tile(x, start, count, blocks, tile)
+        load_tile(target, start, count, blocks, wanted)
+        subtract_maximum(tile, channels, maximum)
+        sum_exponentials(tile, channels, total)
+        loss[:] = 0.0
+        for j in range(WIDTH):
+            total[j] = math.log(total[j])
+        for c in range(channels):
+            for j in range(WIDTH):
+                share = wanted[c * WIDTH + j] * (1 - label_smoothing) + label_smoothing / channels
+                loss[j] += share * (total[j] - tile[c * WIDTH + j])
+        for j in range(count):
+            losses[position + j] = loss[j]
+
+
+@parallel_kernel
+def _probability_loss_parallel(tasks, x, target, losses, label_smoothing, blocks):
+    for task in prange(tasks):
+        _probability_loss(np.int64(task), np.int64(task + 1), x, target, losses, label_smoothing, blocks)
+
+
+@kernel
+def _class_gradient(first, end, x, target, weights, out, label_smoothing, blocks):
     """weight * (softmax - target) of each position; an ignored position's weight is 0."""
     never_inline()
     channels = blocks.channels
-    for task in range(first, end):
-        maximum, total = block_work(work, task)
-        for block in range(task * blocks.per_task, min((task + 1) * blocks.per_task, blocks.number)):
-            position, count, start, channel_step, step = block_range(block, blocks)
-            block_maximum(x, start, channels, channel_step, count, step, maximum)
-            block_exponentials(x, start, channels, channel_step, count, step, maximum, total, out)
-            for c in range(channels):
-                for j in range(count):
-                    i = start + c * channel_step + j * step
-                    wanted = label_smoothing / channels
-                    if target[position + j] == c:
-                        wanted += 1 - label_smoothing
-                    out[i] = weights[position + j] * (out[i] / total[j] - wanted)
+    tile, maximum, total = np.empty(channels * WIDTH), np.empty(WIDTH), np.empty(WIDTH)
+    weight, label = np.zeros(WIDTH), np.zeros(WIDTH, np.int64)
+    everywhere, at_label = label_smoothing / channels, 1 - label_smoothing
+    for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
+        position, count, start = block_range(block, blocks)
+        load_tile(x, start, count, blocks, tile)
+        subtract_maximum(tile, channels, maximum)
+        exponentiate(tile, channels, total)
+        for j in range(count):
+            weight[j], label[j] = weights[position + j], target[position + j]
+        for j in range(WIDTH):
+            total[j] = 1 / total[j]
+        for c in range(channels):
+            for j in range(WIDTH):
+                wanted = everywhere + (at_label if label[j] == c else 0.0)
+                tile[c * WIDTH + j] = weight[j] * (tile[c * WIDTH + j] * total[j] - wanted)
+        store_tile(tile, start, count, blocks, out)
 
 
 @parallel_kernel
-def _class_gradient_parallel(tasks, x, target, weights, out, work, label_smoothing, blocks):
+def _class_gradient_parallel(tasks, x, target, weights, out, label_smoothing, blocks):
     for task in prange(tasks):
-        _class_gradient(np.int64(task), np.int64(task + 1), x, target, weights, out, work, label_smoothing, blocks)
+        _class_gradient(np.int64(task), np.int64(task + 1), x, target, weights, out, label_smoothing, blocks)
 
 
 @kernel
-def _probability_gradient(first, end, x, target, weights, out, work, label_smoothing, blocks):
+def _probability_gradient(first, end, x, target, weights, out, label_smoothing, blocks):
     """weight * (softmax * sum(target) - target) of each position."""
     never_inline()
     channels = blocks.channels
-    for task in range(first, end):
-        # `maximum` holds the sums of the targets once the exponentials are there.
-        maximum, total = block_work(work, task)
-        for block in range(task * blocks.per_task, min((task + 1) * blocks.per_task, blocks.number)):
-            position, count, start, channel_step, step = block_range(block, blocks)
-            block_maximum(x, start, channels, channel_step, count, step, maximum)
-            block_exponentials(x, start, channels, channel_step, count, step, maximum, total, out)
-            maximum[:count] = 0.0
-            for c in range(channels):
-                for j in range(count):
-                    wanted = target[start + c * channel_step + j * step]
-                    maximum[j] += wanted * (1 - label_smoothing) + label_smoothing / channels
-            for c in range(channels):
-                for j in range(count):
-                    i = start + c * channel_step + j * step
-                    wanted = target[i] * (1 - label_smoothing) + label_smoothing / channels
-                    out[i] = weights[position + j] * (out[i] / total[j] * maximum[j] - wanted)
+    tile, wanted = np.empty(channels * WIDTH), np.empty(channels * WIDTH)
+    maximum, total, weight = np.empty(WIDTH), np.empty(WIDTH), np.zeros(WIDTH)
+    for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
+        position, count, start = block_range(block, blocks)
+        load_tile(x, start, count, blocks, tile)
+        load_tile(target, start, count, blocks, wanted)
+        subtract_maximum(tile, channels, maximum)
+        exponentiate(tile, channels, total)
+        for j in range(count):
+            weight[j] = weights[position + j]
+        for j in range(WIDTH):
+            total[j] = 1 / total[j]
+        target_sum = maximum  # no longer needed
+        target_sum[:] = 0.0
+        for c in range(channels):
+            for j in range(WIDTH):
+                share = wanted[c * WIDTH + j] * (1 - label_smoothing) + label_smoothing / channels
+                wanted[c * WIDTH + j] = share
+                target_sum[j] += share
+        for c in range(channels):
+            for j in range(WIDTH):
+                i = c * WIDTH + j
+                tile[i] = weight[j] * (tile[i] * total[j] * target_sum[j] - wanted[i])
+        store_tile(tile, start, count, blocks, out)
 
 
 @parallel_kernel
-def _probability_gradient_parallel(tasks, x, target, weights, out, work, label_smoothing, blocks):
+def _probability_gradient_parallel(tasks, x, target, weights, out, label_smoothing, blocks):
     for task in prange(tasks):
-        _probability_gradient(
-            np.int64(task), np.int64(task + 1), x, target, weights, out, work, label_smoothing, blocks
-        )
+        _probability_gradient(np.int64(task), np.int64(task + 1), x, target, weights, out, label_smoothing, blocks)
 
 
 # --- squared error ----------------------------------------------------------------------------------------
 
 _CHUNK = 16384  # elements of a task
+_LANES = 64  # partial sums of a task
 
 
 def mse_loss(x, target, reduction):
@@ -233,7 +252,7 @@ def mse_loss(x, target, reduction):
             difference = np.subtract(x, target, out=empty_like(x))
             return np.multiply(difference, difference, out=difference)
     tasks = -(-x.size // _CHUNK)
-    lanes = memory.scratch("loss.lanes", tasks * COLUMNS, _FLOAT64)
+    lanes = memory.scratch("loss.lanes", tasks * _LANES, _FLOAT64)
     launch(_squared_error, _squared_error_parallel, tasks, x.size * 0.3, flat(x), flat(target), lanes)
     total = float(lanes.sum())
     if reduction == "sum":
@@ -243,22 +262,22 @@ def mse_loss(x, target, reduction):
 
 @kernel
 def _squared_error(first, end, x, target, lanes):
-    """`lanes`: COLUMNS partial sums for each task, so that an add need not wait for the last."""
+    """`lanes`: _LANES partial sums for each task, so that an add need not wait for the last."""
     never_inline()
     for task in range(first, end):
-        mine = lanes[task * COLUMNS : (task + 1) * COLUMNS]
+        mine = lanes[task * _LANES : (task + 1) * _LANES]
         mine[:] = 0.0
-        for start in range(task * _CHUNK, min((task + 1) * _CHUNK, x.size), COLUMNS):
-            x_run, target_run = x[start : start + COLUMNS], target[start : start + COLUMNS]
+        for start in range(task * _CHUNK, min((task + 1) * _CHUNK, x.size), _LANES):
+            x_run, target_run = x[start : start + _LANES], target[start : start + _LANES]
             for lane in range(len(x_run)):
                 difference = np.float64(x_run[lane]) - np.float64(target_run[lane])
                 mine[lane] += difference * difference
 
 
 @parallel_kernel
-def _squared_error_parallel(tasks, x, target, lanes):
-    for task in prange(tasks):
-        _squared_error(np.int64(task), np.int64(task + 1), x, target, lanes)
+def _squared_error_parallel(first, end, x, target, lanes):
+    for task in prange(first, end):
+        _squared_error(task, task + 1, x, target, lanes)
 
 
 def mse_loss_backward(grad_output, x, target, reduction):
