@@ -33,6 +33,7 @@ def every_layer():
         nn.Flatten(),
         nn.Linear(36, 5),
         nn.ReLU(),
+        nn.Softmax(axis=-1),
     )
 
 

@@ -151,6 +151,7 @@ def test_initialize_resets_batch_norm():
 def test_placeholders_take_no_memory():
     with init.placeholders():
         layer = nn.Linear(10**6, 10**6)
+        assert init.kaiming_normal((10**6, 10**6), 0).strides == (0, 0)
         assert nn.BatchNorm2d(10**9).weight.shape == (10**9,)
     assert layer.weight.shape == (10**6, 10**6)
     assert layer.weight.data.strides == (0, 0)

@@ -55,6 +55,7 @@ LAYERS = {
     "gelu": (nn.GELU, "GELU()", (2, 3, 4, 5)),
     "gelu tanh": (lambda: nn.GELU(approximate=True), "GELU(approximate='tanh')", (2, 3, 4, 5)),
     "silu": (nn.SiLU, "SiLU()", (2, 3, 4, 5)),
+    "softmax": (nn.Softmax, "Softmax(1)", (2, 3, 4, 5)),
     "max pool": (lambda: nn.MaxPool2d(2), "MaxPool2d(2)", (2, 3, 6, 7)),
     "max pool everything": (
         lambda: nn.MaxPool2d((3, 2), 2, padding=1, dilation=(1, 2), ceil_mode=True),
@@ -135,7 +136,12 @@ def test_parity(torch, name, training):
 @EVERY
 def test_repr(torch, name):
     ours, theirs, _ = pair(torch, name)
-    known = {"gelu": "GELU(approximate=False)", "gelu tanh": "GELU(approximate=True)", "flatten": "Flatten()"}
+    known = {
+        "gelu": "GELU(approximate=False)",
+        "gelu tanh": "GELU(approximate=True)",
+        "flatten": "Flatten()",
+        "softmax": "Softmax(axis=1)",
+    }
     expected = repr(theirs).replace(", bias=True, track", ", track")  # newer PyTorch's BatchNorm2d says more
     if name == "avg pool":
         assert repr(ours).startswith("AvgPool2d(kernel_size=3, stride=2, padding=1")
@@ -320,6 +326,18 @@ def test_mse(torch):
     assert value == pytest.approx(expected.item(), rel=1e-12)
     np.testing.assert_allclose(nn.MSELoss().backward_ctx(ctx), tensor.grad.numpy(), rtol=1e-10)
     assert repr(nn.MSELoss()) == "MSELoss()"
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(label_smoothing=0.1, ignore_index=1), nn.MSELoss()], ids=repr)
+def test_gradcheck_of_losses(loss):
+    rng = np.random.default_rng(10)
+    output, labels, target = rng.standard_normal((5, 3)), rng.integers(0, 3, 5), rng.standard_normal((5, 3))
+    to = labels if isinstance(loss, nn.CrossEntropyLoss) else target
+
+    def backward(grad_output, output):
+        return grad_output * loss.backward_ctx(loss.forward_ctx(output, to)[1])
+
+    assert gradcheck(lambda output: loss(output, to), output, backward=backward)
 
 
 def test_a_loss_of_ones_own_says_what_is_missing():

@@ -111,6 +111,8 @@ def test_other_layers():
     for layer in (nn.ReLU(), nn.LeakyReLU(), nn.Sigmoid(), nn.Tanh(), nn.GELU(), nn.SiLU(), nn.Dropout()):
         assert layer.output_shape((4, 5, 7)) == (4, 5, 7)
     assert nn.AdaptiveAvgPool2d((2, 3)).output_shape((4, 5, 7)) == (4, 2, 3)
+    assert nn.Linear(4, 3).output_shape((5, 4)) == (5, 3)
+    assert nn.Linear(4, 3).multiply_adds((5, 4)) == 60
     assert nn.Sequential().summary((4,), show=False).output_shape == (4,)
     assert nn.Linear(4, 3).summary(np.int64(4), show=False).output_shape == (3,)
 

@@ -33,6 +33,7 @@ CLASSES: dict[str, type[nn.Module]] = {
         nn.Sequential,
         nn.SiLU,
         nn.Sigmoid,
+        nn.Softmax,
         nn.Tanh,
     )
 }

@@ -1,7 +1,7 @@
 """Layers, containers, losses: models as objects. See `module` for the protocol of a layer of one's own."""
 
 from . import init
-from .activation import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
+from .activation import GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from .containers import Concat, Residual, Sequential
 from .conv import Conv2d, ConvTranspose2d
 from .dropout import Dropout, seed_dropout
@@ -37,6 +37,7 @@ __all__ = [
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "Softmax",
     "Summary",
     "Tanh",
     "init",

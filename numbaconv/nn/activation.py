@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, NamedTuple
 
 from .. import functional as F
+from ..shapes import integer
 from .module import Module
 
 Array = Any
@@ -84,6 +85,30 @@ class Tanh(_Elementwise):
     def backward_ctx(self, grad_output: Array, ctx: OutputContext, needs_input: bool = True) -> Array | None:
         """See `Module.backward_ctx`."""
         return F.tanh_backward(grad_output, ctx.output) if needs_input else None
+
+
+class Softmax(_Elementwise):
+    """exp(x) / sum(exp(x)) along one axis: scores as probabilities.
+
+    Not before `CrossEntropyLoss`, which takes the scores themselves.
+
+    Args:
+        axis: 1, the classes of (N, K) and (N, K, H, W), or another.
+    """
+
+    arguments: ClassVar = ("axis",)
+
+    def __init__(self, axis: int = 1) -> None:
+        self.axis = integer("Softmax", "axis", axis, -(2**31))
+
+    def forward_ctx(self, x: Array) -> tuple[Array, OutputContext]:
+        """Keeps the output."""
+        y = F.softmax(x, self.axis)
+        return y, OutputContext(y)
+
+    def backward_ctx(self, grad_output: Array, ctx: OutputContext, needs_input: bool = True) -> Array | None:
+        """See `Module.backward_ctx`."""
+        return F.softmax_backward(grad_output, ctx.output, self.axis) if needs_input else None
 
 
 class GELU(_Elementwise):

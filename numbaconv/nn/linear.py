@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, NamedTuple
 
 from .. import functional as F
@@ -60,8 +61,5 @@ class Linear(Weighted):
         return (*input_shape[:-1], self.out_features)
 
     def multiply_adds(self, input_shape: tuple[int, ...]) -> int:
-        """in_features * out_features."""
-        rows = 1
-        for size in input_shape[:-1]:
-            rows *= size
-        return rows * self.in_features * self.out_features
+        """in_features * out_features, for each row."""
+        return math.prod(input_shape[:-1]) * self.in_features * self.out_features
