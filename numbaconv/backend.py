@@ -217,8 +217,8 @@ def channels_last(x: Any) -> Any:
 def layout_of(x: Any) -> str:
     """How (N, C, H, W) lies in memory: "channels_first" or "channels_last".
 
-    A C-contiguous array is channels_first (that wins ties, as for one channel); anything else follows the
-    stride of C.
+    A C-contiguous array is channels_first (that wins ties), but for a one-channel array that `channels_last` made;
+    anything else follows the stride of C.
     """
     backend, x = enter("layout_of", x=x)
     return backend.layout_of(x)

@@ -8,10 +8,11 @@ Why each flag is as it is:
 * ``nogil=True``: other Python threads run while a kernel does.
 * ``boundscheck=False``: a kernel's indices are computed from shapes that were checked above it.
 
-A kernel is written twice: a *body* over a range of tasks, which is also the serial twin, and a *parallel*
-wrapper that hands one task at a time to the body. `launch` picks one by the amount of work. The body starts
-with ``never_inline()``, so both run the same machine code and agree in every bit, and tasks are cut by the
-problem, never by the number of threads, so results do not depend on it.
+A kernel is written twice: a *body* over a range of tasks, which is also the serial twin, and a *parallel* wrapper
+of the same arguments that hands one task at a time to the body. (Its ``prange(first, end)`` counts with signed
+numbers; ``prange(tasks)`` would count with unsigned ones, and compile the body a second time for them.) `launch` picks
+one by the amount of work. The body starts with ``never_inline()``, so both run the same machine code and agree in
+every bit, and tasks are cut by the problem, never by the number of threads, so results do not depend on it.
 """
 
 from __future__ import annotations
@@ -181,7 +182,7 @@ def launch(body: Any, parallel: Any, tasks: int, work_ns: float, *args: Any) -> 
 
     Args:
         body: kernel ``(first_task, end_task, *args)``.
-        parallel: parallel kernel ``(tasks, *args)``.
+        parallel: its twin, of the same arguments, that calls the body for one task at a time.
         tasks: number of independent tasks; depends on the problem only.
         work_ns: estimated time of all tasks on one thread, nanoseconds.
     """
@@ -190,6 +191,6 @@ def launch(body: Any, parallel: Any, tasks: int, work_ns: float, *args: Any) -> 
         if threads > 1:
             if numba.get_num_threads() != threads:
                 numba.set_num_threads(threads)
-            parallel(tasks, *args)
+            parallel(0, tasks, *args)
             return
     body(0, tasks, *args)

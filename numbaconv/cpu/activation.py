@@ -54,8 +54,8 @@ def _relu(first, end, x, out):
 
 
 @parallel_kernel
-def _relu_parallel(tasks, x, out):
-    for task in prange(tasks):
+def _relu_parallel(first, end, x, out):
+    for task in prange(first, end):
         _relu(task, task + 1, x, out)
 
 
@@ -71,8 +71,8 @@ def _relu_backward(first, end, grad_output, x, out):
 
 
 @parallel_kernel
-def _relu_backward_parallel(tasks, grad_output, x, out):
-    for task in prange(tasks):
+def _relu_backward_parallel(first, end, grad_output, x, out):
+    for task in prange(first, end):
         _relu_backward(task, task + 1, grad_output, x, out)
 
 
@@ -93,8 +93,8 @@ def _leaky_relu(first, end, x, out, negative_slope):
 
 
 @parallel_kernel
-def _leaky_relu_parallel(tasks, x, out, negative_slope):
-    for task in prange(tasks):
+def _leaky_relu_parallel(first, end, x, out, negative_slope):
+    for task in prange(first, end):
         _leaky_relu(task, task + 1, x, out, negative_slope)
 
 
@@ -111,8 +111,8 @@ def _leaky_relu_backward(first, end, grad_output, x, out, negative_slope):
 
 
 @parallel_kernel
-def _leaky_relu_backward_parallel(tasks, grad_output, x, out, negative_slope):
-    for task in prange(tasks):
+def _leaky_relu_backward_parallel(first, end, grad_output, x, out, negative_slope):
+    for task in prange(first, end):
         _leaky_relu_backward(task, task + 1, grad_output, x, out, negative_slope)
 
 
@@ -133,8 +133,8 @@ def _sigmoid(first, end, x, out):
 
 
 @parallel_kernel
-def _sigmoid_parallel(tasks, x, out):
-    for task in prange(tasks):
+def _sigmoid_parallel(first, end, x, out):
+    for task in prange(first, end):
         _sigmoid(task, task + 1, x, out)
 
 
@@ -151,8 +151,8 @@ def _sigmoid_backward(first, end, grad_output, output, out):
 
 
 @parallel_kernel
-def _sigmoid_backward_parallel(tasks, grad_output, output, out):
-    for task in prange(tasks):
+def _sigmoid_backward_parallel(first, end, grad_output, output, out):
+    for task in prange(first, end):
         _sigmoid_backward(task, task + 1, grad_output, output, out)
 
 
@@ -171,8 +171,8 @@ def _tanh(first, end, x, out):
 
 
 @parallel_kernel
-def _tanh_parallel(tasks, x, out):
-    for task in prange(tasks):
+def _tanh_parallel(first, end, x, out):
+    for task in prange(first, end):
         _tanh(task, task + 1, x, out)
 
 
@@ -189,8 +189,8 @@ def _tanh_backward(first, end, grad_output, output, out):
 
 
 @parallel_kernel
-def _tanh_backward_parallel(tasks, grad_output, output, out):
-    for task in prange(tasks):
+def _tanh_backward_parallel(first, end, grad_output, output, out):
+    for task in prange(first, end):
         _tanh_backward(task, task + 1, grad_output, output, out)
 
 
@@ -222,8 +222,8 @@ def _gelu(first, end, x, out, approximate):
 
 
 @parallel_kernel
-def _gelu_parallel(tasks, x, out, approximate):
-    for task in prange(tasks):
+def _gelu_parallel(first, end, x, out, approximate):
+    for task in prange(first, end):
         _gelu(task, task + 1, x, out, approximate)
 
 
@@ -251,8 +251,8 @@ def _gelu_backward(first, end, grad_output, x, out, approximate):
 
 
 @parallel_kernel
-def _gelu_backward_parallel(tasks, grad_output, x, out, approximate):
-    for task in prange(tasks):
+def _gelu_backward_parallel(first, end, grad_output, x, out, approximate):
+    for task in prange(first, end):
         _gelu_backward(task, task + 1, grad_output, x, out, approximate)
 
 
@@ -272,8 +272,8 @@ def _silu(first, end, x, out):
 
 
 @parallel_kernel
-def _silu_parallel(tasks, x, out):
-    for task in prange(tasks):
+def _silu_parallel(first, end, x, out):
+    for task in prange(first, end):
         _silu(task, task + 1, x, out)
 
 
@@ -291,6 +291,6 @@ def _silu_backward(first, end, grad_output, x, out):
 
 
 @parallel_kernel
-def _silu_backward_parallel(tasks, grad_output, x, out):
-    for task in prange(tasks):
+def _silu_backward_parallel(first, end, grad_output, x, out):
+    for task in prange(first, end):
         _silu_backward(task, task + 1, grad_output, x, out)

@@ -11,7 +11,7 @@ import numpy as np
 from ..jit import kernel, launch, never_inline, parallel_kernel, prange
 
 # Below this many elements NumPy's strided copy takes less time than compiling and launching a kernel is worth.
-SMALL = 1 << 16
+SMALL = 1 << 18
 
 
 def copy_to_channels_last(
@@ -62,8 +62,8 @@ def _to_channels_last(first, end, source, out, size, strides, padding):
 
 
 @parallel_kernel
-def _to_channels_last_parallel(tasks, source, out, size, strides, padding):
-    for task in prange(tasks):
+def _to_channels_last_parallel(first, end, source, out, size, strides, padding):
+    for task in prange(first, end):
         _to_channels_last(task, task + 1, source, out, size, strides, padding)
 
 
@@ -87,6 +87,6 @@ def _to_channels_first(first, end, source, out, size):
 
 
 @parallel_kernel
-def _to_channels_first_parallel(tasks, source, out, size):
-    for task in prange(tasks):
+def _to_channels_first_parallel(first, end, source, out, size):
+    for task in prange(first, end):
         _to_channels_first(task, task + 1, source, out, size)

@@ -161,6 +161,6 @@ def _correlate(first, end, source, zeros, weight, bias, out, grid, taps, wide):
 
 
 @parallel_kernel
-def _correlate_parallel(tasks, source, zeros, weight, bias, out, grid, taps, wide):
-    for task in prange(tasks):
+def _correlate_parallel(first, end, source, zeros, weight, bias, out, grid, taps, wide):
+    for task in prange(first, end):
         _correlate(task, task + 1, source, zeros, weight, bias, out, grid, taps, wide)

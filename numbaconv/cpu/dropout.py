@@ -64,6 +64,6 @@ def _dropout(first, end, x, out, words, threshold, scale, key0, key1, layer, ste
 
 
 @parallel_kernel
-def _dropout_parallel(tasks, x, out, words, threshold, scale, key0, key1, layer, step):
-    for task in prange(tasks):
-        _dropout(np.int64(task), np.int64(task + 1), x, out, words, threshold, scale, key0, key1, layer, step)
+def _dropout_parallel(first, end, x, out, words, threshold, scale, key0, key1, layer, step):
+    for task in prange(first, end):
+        _dropout(task, task + 1, x, out, words, threshold, scale, key0, key1, layer, step)

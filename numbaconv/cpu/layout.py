@@ -24,12 +24,23 @@ def is_channels_last(x: np.ndarray) -> bool:
 
 
 def layout_of(x: np.ndarray) -> str:
-    """C-contiguous wins ties; anything else follows the stride of C."""
-    if x.flags.c_contiguous or x.ndim != 4:
+    """C-contiguous wins ties; anything else follows the stride of C.
+
+    One channel is one memory order and two layouts. Its stride, which addresses nothing, says which is meant: NumPy
+    gives H * W elements, `channels_last` gives 1, and so a one-channel image does not turn a channels-last network
+    into a channels-first one.
+    """
+    if x.ndim != 4:
         return CHANNELS_FIRST
+    if x.flags.c_contiguous:
+        return CHANNELS_LAST if _marked_channels_last(x) else CHANNELS_FIRST
     _, c, h, w = (abs(stride) for stride in x.strides)
     others = [stride for stride, size in ((h, x.shape[2]), (w, x.shape[3])) if size > 1]
     return CHANNELS_LAST if x.shape[1] > 1 and all(c < other for other in others) else CHANNELS_FIRST
+
+
+def _marked_channels_last(x: np.ndarray) -> bool:
+    return x.shape[1] == 1 and x.strides[1] == x.itemsize and x.shape[2] * x.shape[3] > 1
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype, layout: str = CHANNELS_FIRST) -> np.ndarray:
@@ -57,7 +68,7 @@ def in_layout(x: np.ndarray, layout: str) -> np.ndarray:
 def contiguous(x: np.ndarray) -> np.ndarray:
     """`x` in C order; itself if it is so already."""
     if x.flags.c_contiguous:
-        return x
+        return x.reshape(-1).reshape(x.shape) if x.ndim == 4 and _marked_channels_last(x) else x
     out = memory.empty(x.shape, x.dtype)
     if x.size > convert.SMALL and is_channels_last(x):
         convert.copy_to_channels_first(flat(x), flat(out), x.shape)
@@ -67,9 +78,12 @@ def contiguous(x: np.ndarray) -> np.ndarray:
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:
-    """(N, C, H, W) with C innermost in memory; itself if it is so already."""
+    """(N, C, H, W) with C innermost in memory; itself (as a view) if it is so already."""
     if is_channels_last(x):
-        return x
+        if x.shape[1] != 1 or _marked_channels_last(x):
+            return x
+        n, _, h, w = x.shape
+        return x.reshape(n, h, w, 1).transpose(0, 3, 1, 2)
     out = empty(x.shape, x.dtype, CHANNELS_LAST)
     if x.size > convert.SMALL and x.flags.c_contiguous:
         convert.copy_to_channels_last(flat(x), flat(out), x.shape, element_strides(x))
@@ -99,14 +113,15 @@ def padded_channels_last(x: np.ndarray, padding: tuple[int, int, int, int], name
     return out
 
 
-def element_strides(x: np.ndarray) -> tuple[int, ...]:
-    """Strides in elements instead of bytes."""
-    return tuple(stride // x.itemsize for stride in x.strides)
+def element_strides(x: np.ndarray) -> tuple[int, int, int, int]:
+    """Strides of a 4-D array in elements instead of bytes."""
+    n, c, h, w = (stride // x.itemsize for stride in x.strides)
+    return n, c, h, w
 
 
 def empty_like(x: np.ndarray) -> np.ndarray:
     """An uninitialised result of the shape, dtype and order of a `dense` array."""
-    return empty(x.shape, x.dtype, CHANNELS_FIRST if x.flags.c_contiguous else CHANNELS_LAST)
+    return empty(x.shape, x.dtype, layout_of(x))
 
 
 def match(x: np.ndarray, like: np.ndarray) -> np.ndarray:

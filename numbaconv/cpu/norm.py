@@ -207,9 +207,9 @@ def _sum_runs(a, a_shift, b, b_shift, sums, products, lanes, o, o_end, c, channe
 
 
 @parallel_kernel
-def _sums_parallel(tasks, a, a_shift, b, b_shift, partial, lanes, grid):
-    for task in prange(tasks):
-        _sums(np.int64(task), np.int64(task + 1), a, a_shift, b, b_shift, partial, lanes, grid)
+def _sums_parallel(first, end, a, a_shift, b, b_shift, partial, lanes, grid):
+    for task in prange(first, end):
+        _sums(task, task + 1, a, a_shift, b, b_shift, partial, lanes, grid)
 
 
 def _normalised(x: np.ndarray, mean: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -246,9 +246,9 @@ def _affine(first, end, x, out, coefficients, grid):
 
 
 @parallel_kernel
-def _affine_parallel(tasks, x, out, coefficients, grid):
-    for task in prange(tasks):
-        _affine(np.int64(task), np.int64(task + 1), x, out, coefficients, grid)
+def _affine_parallel(first, end, x, out, coefficients, grid):
+    for task in prange(first, end):
+        _affine(task, task + 1, x, out, coefficients, grid)
 
 
 @kernel
@@ -278,6 +278,6 @@ def _input_gradient(first, end, grad_output, x, out, coefficients, grid):
 
 
 @parallel_kernel
-def _input_gradient_parallel(tasks, grad_output, x, out, coefficients, grid):
-    for task in prange(tasks):
-        _input_gradient(np.int64(task), np.int64(task + 1), grad_output, x, out, coefficients, grid)
+def _input_gradient_parallel(first, end, grad_output, x, out, coefficients, grid):
+    for task in prange(first, end):
+        _input_gradient(task, task + 1, grad_output, x, out, coefficients, grid)

@@ -82,8 +82,8 @@ def _pack(first, end, weight, packed, packing, tap_offsets):
 
 
 @parallel_kernel
-def _pack_parallel(tasks, weight, packed, packing, tap_offsets):
-    for task in prange(tasks):
+def _pack_parallel(first, end, weight, packed, packing, tap_offsets):
+    for task in prange(first, end):
         _pack(task, task + 1, weight, packed, packing, tap_offsets)
 
 

@@ -46,6 +46,6 @@ def _channel_sums(first, end, x, partial, outer, channels, inner):
 
 
 @parallel_kernel
-def _channel_sums_parallel(tasks, x, partial, outer, channels, inner):
-    for task in prange(tasks):
+def _channel_sums_parallel(first, end, x, partial, outer, channels, inner):
+    for task in prange(first, end):
         _channel_sums(task, task + 1, x, partial, outer, channels, inner)

@@ -101,6 +101,6 @@ def _add(first, end, y, x, out):
 
 
 @parallel_kernel
-def _add_parallel(tasks, y, x, out):
-    for task in prange(tasks):
+def _add_parallel(first, end, y, x, out):
+    for task in prange(first, end):
         _add(task, task + 1, y, x, out)

@@ -63,9 +63,9 @@ def _sgd(first, end, parameter, grad, lr, weight_decay):
 
 
 @parallel_kernel
-def _sgd_parallel(tasks, parameter, grad, lr, weight_decay):
-    for task in prange(tasks):
-        _sgd(np.int64(task), np.int64(task + 1), parameter, grad, lr, weight_decay)
+def _sgd_parallel(first, end, parameter, grad, lr, weight_decay):
+    for task in prange(first, end):
+        _sgd(task, task + 1, parameter, grad, lr, weight_decay)
 
 
 @kernel
@@ -86,11 +86,9 @@ def _momentum(first, end, parameter, grad, velocity, lr, momentum, gain, weight_
 
 
 @parallel_kernel
-def _momentum_parallel(tasks, parameter, grad, velocity, lr, momentum, gain, weight_decay, nesterov):
-    for task in prange(tasks):
-        _momentum(
-            np.int64(task), np.int64(task + 1), parameter, grad, velocity, lr, momentum, gain, weight_decay, nesterov
-        )
+def _momentum_parallel(first, end, parameter, grad, velocity, lr, momentum, gain, weight_decay, nesterov):
+    for task in prange(first, end):
+        _momentum(task, task + 1, parameter, grad, velocity, lr, momentum, gain, weight_decay, nesterov)
 
 
 # --- Adam -------------------------------------------------------------------------------------------------
@@ -128,11 +126,11 @@ def _adam(first, end, parameter, grad, mean, square, rate, beta1, beta2, root, e
 
 
 @parallel_kernel
-def _adam_parallel(tasks, parameter, grad, mean, square, rate, beta1, beta2, root, eps, keep, decay):
-    for task in prange(tasks):
+def _adam_parallel(first, end, parameter, grad, mean, square, rate, beta1, beta2, root, eps, keep, decay):
+    for task in prange(first, end):
         _adam(
-            np.int64(task),
-            np.int64(task + 1),
+            task,
+            task + 1,
             parameter,
             grad,
             mean,
@@ -191,9 +189,9 @@ def _squares(first, end, x, lanes):
 
 
 @parallel_kernel
-def _squares_parallel(tasks, x, lanes):
-    for task in prange(tasks):
-        _squares(np.int64(task), np.int64(task + 1), x, lanes)
+def _squares_parallel(first, end, x, lanes):
+    for task in prange(first, end):
+        _squares(task, task + 1, x, lanes)
 
 
 def zeros_like(x):

@@ -1,4 +1,4 @@
-"""Borders, flattening, joining and adding, and their backwards; results are in the memory order of their first array."""
+"""Borders, flattening, joining and adding, and their backwards; a result is laid out as its first array."""
 
 from __future__ import annotations
 

@@ -21,19 +21,19 @@ __all__ = [
 
 
 def conv2d(problem: Conv2dProblem, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    return choose(problem, "forward", forced())(problem, dense(x), weight, bias)  # type: ignore[no-any-return]
+    return choose(problem, "forward", forced())(problem, dense(x), weight, bias)
 
 
 def conv2d_backward_input(
     problem: Conv2dProblem, grad_output: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None
 ) -> np.ndarray:
     function = choose(problem, "backward_input", forced())
-    return function(problem, dense(grad_output), weight, bias)  # type: ignore[no-any-return]
+    return function(problem, dense(grad_output), weight, bias)
 
 
 def conv2d_backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:
     function = choose(problem, "backward_weight", forced())
-    return function(problem, dense(grad_output), dense(x))  # type: ignore[no-any-return]
+    return function(problem, dense(grad_output), dense(x))
 
 
 def conv2d_backward_bias(grad_output: np.ndarray) -> np.ndarray:

@@ -43,9 +43,9 @@ def choose(problem: Conv2dProblem, direction: str, forced: str | None) -> Callab
                 message("algorithm", f"{forced} does not support this problem: {reason}", **_facts(problem))
             )
         if getattr(chosen, direction) is not None:
-            return getattr(chosen, direction)  # type: ignore[no-any-return]
+            return getattr(chosen, direction)
     name = next(name for name, reason in verdicts(problem, direction) if not reason)
-    return getattr(next(a for a in ALGORITHMS if a.name == name), direction)  # type: ignore[no-any-return]
+    return getattr(next(a for a in ALGORITHMS if a.name == name), direction)
 
 
 def _facts(problem: Conv2dProblem) -> dict[str, Any]:

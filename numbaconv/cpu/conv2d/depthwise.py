@@ -104,8 +104,8 @@ def _forward(first, end, x, weight, bias, out, z):
 
 
 @parallel_kernel
-def _forward_parallel(tasks, x, weight, bias, out, z):
-    for task in prange(tasks):
+def _forward_parallel(first, end, x, weight, bias, out, z):
+    for task in prange(first, end):
         _forward(task, task + 1, x, weight, bias, out, z)
 
 
@@ -150,8 +150,8 @@ def _backward_input(first, end, grad_output, weight, bias, out, z):
 
 
 @parallel_kernel
-def _backward_input_parallel(tasks, grad_output, weight, bias, out, z):
-    for task in prange(tasks):
+def _backward_input_parallel(first, end, grad_output, weight, bias, out, z):
+    for task in prange(first, end):
         _backward_input(task, task + 1, grad_output, weight, bias, out, z)
 
 
@@ -202,8 +202,8 @@ def _backward_weight(first, end, grad_output, x, partial, lines, z):
 
 
 @parallel_kernel
-def _backward_weight_parallel(tasks, grad_output, x, partial, lines, z):
-    for task in prange(tasks):
+def _backward_weight_parallel(first, end, grad_output, x, partial, lines, z):
+    for task in prange(first, end):
         _backward_weight(task, task + 1, grad_output, x, partial, lines, z)
 
 

@@ -192,8 +192,8 @@ def _accumulate(first, end, x, grad, partial, zeros, reduction, row_offsets, wid
 
 
 @parallel_kernel
-def _accumulate_parallel(tasks, x, grad, partial, zeros, reduction, row_offsets, wide):
-    for task in prange(tasks):
+def _accumulate_parallel(first, end, x, grad, partial, zeros, reduction, row_offsets, wide):
+    for task in prange(first, end):
         _accumulate(task, task + 1, x, grad, partial, zeros, reduction, row_offsets, wide)
 
 
@@ -219,6 +219,6 @@ def _reduce(first, end, partial, out, reduction, filter_size):
 
 
 @parallel_kernel
-def _reduce_parallel(tasks, partial, out, reduction, filter_size):
-    for task in prange(tasks):
+def _reduce_parallel(first, end, partial, out, reduction, filter_size):
+    for task in prange(first, end):
         _reduce(task, task + 1, partial, out, reduction, filter_size)
