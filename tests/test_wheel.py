@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,19 +18,14 @@ TRAIN = """
 import sys
 import numpy as np
 import numbaconv
-from numbaconv import functional as F
+from numbaconv import functional as F, nn, optim
 
 assert numbaconv.__file__.startswith(sys.argv[1]), numbaconv.__file__
 rng = np.random.default_rng(0)
 x = rng.standard_normal((8, 1, 8, 8)).astype("float32")
 target = rng.integers(0, 3, 8)
-model = numbaconv.nn.Sequential(
-    numbaconv.nn.Conv2d(1, 4, 3, padding=1, rng=rng),
-    numbaconv.nn.ReLU(),
-    numbaconv.nn.Flatten(),
-    numbaconv.nn.Linear(4 * 8 * 8, 3, rng=rng),
-)
-optimizer = numbaconv.optim.SGD(model.parameters(), lr=0.01)
+model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1, rng=rng), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3, rng=rng))
+optimizer = optim.SGD(model.parameters(), lr=0.01)
 losses = []
 for step in range(2):
     scores, ctx = model.forward_ctx(x)
@@ -51,8 +47,9 @@ def pip(*arguments, cwd):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    pytest.importorskip("pip", reason="pip is not installed")
-    pytest.importorskip("setuptools", reason="setuptools, which builds the wheel, is not installed")
+    for builder in ("pip", "setuptools"):  # looked for, not imported: setuptools replaces distutils when it is
+        if find_spec(builder) is None:
+            pytest.skip(f"{builder}, which builds the wheel, is not installed")
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"  # a build leaves files beside its source: not in the checkout
     shutil.copytree(ROOT / "numbaconv", source / "numbaconv", ignore=shutil.ignore_patterns("__pycache__"))
