@@ -11,7 +11,7 @@ import numpy as np
 from ..jit import kernel, launch, never_inline, parallel_kernel, prange
 
 # Below this many elements NumPy's strided copy takes less time than compiling and launching a kernel is worth.
-SMALL = 1 << 18
+SMALL = 1 << 19
 
 
 def copy_to_channels_last(
