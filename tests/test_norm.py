@@ -226,7 +226,7 @@ def test_an_outlier_in_the_first_place(layout, rng):
     result = functional.batch_norm(LAYOUTS[layout](x), training=True)
     exact = Reference(x, np.ones(2), np.zeros(2), np.zeros(2), np.ones(2), True)
     np.testing.assert_allclose(result.mean, exact.mean.astype(float), rtol=1e-9)
-    np.testing.assert_allclose(result.inverse_std, exact.inverse_std.astype(float), rtol=1e-11)
+    np.testing.assert_allclose(result.inverse_std, exact.inverse_std.astype(float), rtol=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 2500, 4000), (10_000_000 // 4, 4)], ids=str)
