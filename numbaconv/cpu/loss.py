@@ -137,9 +137,9 @@ def _class_loss(first, end, x, target, losses, label_smoothing, ignore_index, bl
 
 
 @parallel_kernel
-def _class_loss_parallel(tasks, x, target, losses, label_smoothing, ignore_index, blocks):
-    for task in prange(tasks):
-        _class_loss(np.int64(task), np.int64(task + 1), x, target, losses, label_smoothing, ignore_index, blocks)
+def _class_loss_parallel(first, end, x, target, losses, label_smoothing, ignore_index, blocks):
+    for task in prange(first, end):
+        _class_loss(task, task + 1, x, target, losses, label_smoothing, ignore_index, blocks)
 
 
 @kernel
@@ -166,9 +166,9 @@ def _probability_loss(first, end, x, target, losses, label_smoothing, blocks):
 
 
 @parallel_kernel
-def _probability_loss_parallel(tasks, x, target, losses, label_smoothing, blocks):
-    for task in prange(tasks):
-        _probability_loss(np.int64(task), np.int64(task + 1), x, target, losses, label_smoothing, blocks)
+def _probability_loss_parallel(first, end, x, target, losses, label_smoothing, blocks):
+    for task in prange(first, end):
+        _probability_loss(task, task + 1, x, target, losses, label_smoothing, blocks)
 
 
 @kernel
@@ -196,9 +196,9 @@ def _class_gradient(first, end, x, target, weights, out, label_smoothing, blocks
 
 
 @parallel_kernel
-def _class_gradient_parallel(tasks, x, target, weights, out, label_smoothing, blocks):
-    for task in prange(tasks):
-        _class_gradient(np.int64(task), np.int64(task + 1), x, target, weights, out, label_smoothing, blocks)
+def _class_gradient_parallel(first, end, x, target, weights, out, label_smoothing, blocks):
+    for task in prange(first, end):
+        _class_gradient(task, task + 1, x, target, weights, out, label_smoothing, blocks)
 
 
 @kernel
@@ -233,9 +233,9 @@ def _probability_gradient(first, end, x, target, weights, out, label_smoothing, 
 
 
 @parallel_kernel
-def _probability_gradient_parallel(tasks, x, target, weights, out, label_smoothing, blocks):
-    for task in prange(tasks):
-        _probability_gradient(np.int64(task), np.int64(task + 1), x, target, weights, out, label_smoothing, blocks)
+def _probability_gradient_parallel(first, end, x, target, weights, out, label_smoothing, blocks):
+    for task in prange(first, end):
+        _probability_gradient(task, task + 1, x, target, weights, out, label_smoothing, blocks)
 
 
 # --- squared error ----------------------------------------------------------------------------------------

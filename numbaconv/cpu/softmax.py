@@ -169,9 +169,9 @@ def _softmax(first, end, x, out, blocks):
 
 
 @parallel_kernel
-def _softmax_parallel(tasks, x, out, blocks):
-    for task in prange(tasks):
-        _softmax(np.int64(task), np.int64(task + 1), x, out, blocks)
+def _softmax_parallel(first, end, x, out, blocks):
+    for task in prange(first, end):
+        _softmax(task, task + 1, x, out, blocks)
 
 
 @kernel
@@ -193,9 +193,9 @@ def _log_softmax(first, end, x, out, blocks):
 
 
 @parallel_kernel
-def _log_softmax_parallel(tasks, x, out, blocks):
-    for task in prange(tasks):
-        _log_softmax(np.int64(task), np.int64(task + 1), x, out, blocks)
+def _log_softmax_parallel(first, end, x, out, blocks):
+    for task in prange(first, end):
+        _log_softmax(task, task + 1, x, out, blocks)
 
 
 @kernel
@@ -218,9 +218,9 @@ def _softmax_backward(first, end, grad_output, output, out, blocks):
 
 
 @parallel_kernel
-def _softmax_backward_parallel(tasks, grad_output, output, out, blocks):
-    for task in prange(tasks):
-        _softmax_backward(np.int64(task), np.int64(task + 1), grad_output, output, out, blocks)
+def _softmax_backward_parallel(first, end, grad_output, output, out, blocks):
+    for task in prange(first, end):
+        _softmax_backward(task, task + 1, grad_output, output, out, blocks)
 
 
 @kernel
@@ -243,6 +243,6 @@ def _log_softmax_backward(first, end, grad_output, output, out, blocks):
 
 
 @parallel_kernel
-def _log_softmax_backward_parallel(tasks, grad_output, output, out, blocks):
-    for task in prange(tasks):
-        _log_softmax_backward(np.int64(task), np.int64(task + 1), grad_output, output, out, blocks)
+def _log_softmax_backward_parallel(first, end, grad_output, output, out, blocks):
+    for task in prange(first, end):
+        _log_softmax_backward(task, task + 1, grad_output, output, out, blocks)
