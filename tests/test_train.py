@@ -419,6 +419,11 @@ def test_options_that_do_not_fit(samples, options, error, said):
         fit(make_model(), samples, **options)
 
 
+def test_the_optimizer_of_another_model(samples):
+    with pytest.raises(ArgumentError, match="optimizer must hold parameters of this model"):
+        fit(make_model(), samples, optimizer=sgd(make_model()))
+
+
 def test_validation_data_are_checked_before_training(samples):
     x, y = samples
     with pytest.raises(LabelError, match=r"fit: validation: .*y\[5\]=7"):

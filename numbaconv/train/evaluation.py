@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arguments import integer
 from ..backend import load_backend, to_device, to_host
 from ..data import batches
 from ..errors import ShapeError, message
 from ..nn import CrossEntropyLoss
-from ..shapes import integer
 from .checks import check_inputs, check_samples, check_targets, model_device
 from .metrics import RunningMetrics
 from .modes import evaluating

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import integer
 from ..backend import load_backend, to_device
 from ..data import batches
 from ..errors import ArgumentError, NumbaconvError, message
 from ..nn import CrossEntropyLoss, seed_dropout
 from ..optim import clip_grad_norm
-from ..shapes import integer
 from .checkpoint import Run, read_checkpoint, write_checkpoint
 from .checks import check_samples, check_targets, check_validation, model_device
 from .early_stop import EarlyStop
@@ -103,6 +103,7 @@ def fit(
     seed = integer("fit", "seed", seed, 0)
     loss = CrossEntropyLoss() if loss is None else loss
     _check_options(early_stop, validation, clip_norm, checkpoint, resume)
+    _check_optimizer(model, optimizer)
     model.to(device)
     x, y = check_samples("fit", model, x, y)
     check_targets("fit", model, loss, x, y)
@@ -154,6 +155,19 @@ def _check_options(early_stop: Any, validation: Any, clip_norm: Any, checkpoint:
         raise ArgumentError(message("fit", "clip_norm must be positive", clip_norm=clip_norm))
     if resume and checkpoint is None:
         raise ArgumentError(message("fit", "resume needs checkpoint, the file to go on from", resume=resume))
+
+
+def _check_optimizer(model: Any, optimizer: Any) -> None:
+    """A model built anew beside the optimizer of the old one would learn nothing, and nobody would be told."""
+    own = {id(parameter) for parameter in model.parameters()}
+    if not any(id(parameter) in own for parameter in optimizer.parameters):
+        raise ArgumentError(
+            message(
+                "fit",
+                "optimizer must hold parameters of this model",
+                "Make it after the model: optim.Adam(model.parameters()).",
+            )
+        )
 
 
 def _hold_out(
