@@ -103,6 +103,13 @@ SHAPES = [
     ConvCase("in513_1x1", (2, 513, 4, 5), (20, 513, 1, 1)),
     ConvCase("in1030_1x1", (1, 1030, 3, 3), (33, 1030, 1, 1)),
     ConvCase("many_pixels", (2, 3, 50, 41), (4, 3, 3, 3), padding=1),  # the weight-gradient's long sum
+    # Longer: one float32 accumulator would lose 5e-6 here
+    ConvCase("in60000_1x1", (1, 60000, 1, 2), (3, 60000, 1, 1)),
+    ConvCase("in7000_3x3", (1, 7000, 3, 3), (2, 7000, 3, 3)),
+    ConvCase("out60000_1x1", (1, 3, 1, 2), (60000, 3, 1, 1)),
+    ConvCase("60000_pixels", (1, 2, 200, 300), (3, 2, 1, 1)),
+    ConvCase("60000_pixels_3x3", (1, 1, 200, 300), (2, 1, 3, 3), padding=1),
+    ConvCase("60000_pixels_depthwise", (2, 2, 150, 200), (2, 1, 3, 3), padding=1, groups=2),
     # Corners
     ConvCase("1x1_image", (3, 6, 1, 1), (8, 6, 1, 1)),
     ConvCase("1x1_image_3x3", (3, 6, 1, 1), (8, 6, 3, 3), padding=1),
