@@ -9,6 +9,7 @@ import pytest
 from numbaconv import cpu, nn, optim, train
 from numbaconv.data import batches
 from numbaconv.errors import ArgumentError, DeviceError, DTypeError, FileFormatError, LabelError, ShapeError
+from numbaconv.io import write_tensors
 
 CLASSES = 3
 
@@ -339,10 +340,10 @@ def test_damaged_checkpoint(samples, tmp_path, damage):
         fit(make_model(), samples, checkpoint=path, resume=True)
 
 
-def test_a_file_that_is_no_checkpoint(samples, tmp_path):
-    from safetensors.numpy import save_file
-
-    save_file({"0.weight": np.zeros(3)}, tmp_path / "run")
+@pytest.mark.parametrize("metadata", [None, "{", "[]", '{"format": 99}'])
+def test_a_file_that_is_no_checkpoint(samples, tmp_path, metadata):
+    header = None if metadata is None else {"numbaconv_checkpoint": metadata}
+    write_tensors(tmp_path / "run", {"0.weight": np.zeros(3)}, header)
     with pytest.raises(FileFormatError, match="checkpoint must be a file that fit wrote"):
         fit(make_model(), samples, checkpoint=tmp_path / "run", resume=True)
 
@@ -543,6 +544,15 @@ def test_predict(samples):
     assert (empty.shape, empty.dtype) == ((0, CLASSES), np.float32)
     with pytest.raises(DTypeError, match="predict: x must be float32 or float64"):
         train.predict(model, x.astype(int))
+
+
+def test_pytorch_tensors_are_arrays_too(samples):
+    torch = pytest.importorskip("torch")
+    x, y = samples
+    ours, theirs = make_model(), make_model()
+    fit(ours, (x, y))
+    fit(theirs, (torch.from_numpy(x), torch.from_numpy(y)))
+    assert_same_state(theirs.state_dict(), ours.state_dict())
 
 
 def test_read_only_and_strided_data(samples):

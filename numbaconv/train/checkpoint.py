@@ -90,14 +90,13 @@ def read_checkpoint(path: Path, run: Run) -> None:
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     arrays, metadata = read_tensors(path)
-    if _KEY not in metadata:
-        fix = "Without resume it is overwritten."
-        raise FileFormatError(message("fit", "checkpoint must be a file that fit wrote", fix, checkpoint=str(path)))
-    facts = json.loads(metadata[_KEY])
-    if facts.get("format") != _FORMAT:
-        raise FileFormatError(
-            message("fit", f"checkpoint must have format {_FORMAT}", checkpoint=str(path), format=facts.get("format"))
-        )
+    try:
+        facts = json.loads(metadata.get(_KEY, "null"))
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
+        rule = f"checkpoint must be a file that fit wrote, of format {_FORMAT}"
+        raise FileFormatError(message("fit", rule, "Without resume it is overwritten.", checkpoint=str(path)))
     return arrays, facts
 
 

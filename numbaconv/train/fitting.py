@@ -109,17 +109,17 @@ def fit(
     check_targets("fit", model, loss, x, y)
     x, y, held_out = _hold_out(model, loss, x, y, validation, seed)
 
-    seed_dropout(model, seed)
     history = History()
     stopper = None if early_stop is None else EarlyStop(early_stop)
     settings = {"optimizer": type(optimizer).__name__, "seed": seed, "batch_size": batch_size, "samples": len(x)}
     run = Run(settings, model, optimizer, history, stopper)
     path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and resume and path.exists():
+        read_checkpoint(path, run)
+    else:
+        seed_dropout(model, seed)
     if path is not None:
-        if resume and path.exists():
-            read_checkpoint(path, run)
-        else:
-            write_checkpoint(path, run)  # a path that cannot be written is found now, not after an epoch
+        write_checkpoint(path, run)  # a path that cannot be written is found now, not after an epoch
 
     learner = _Learner(model, loss, optimizer, schedule, clip_norm, augment, seed, model_device(model))
     show = wanted(progress)
