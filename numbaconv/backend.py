@@ -163,8 +163,8 @@ def _native(op: str, name: str, x: Any) -> Any:
     return x
 
 
-def enter(op: str, **arrays: Any) -> tuple[Any, ...]:
-    """The backend of these arrays, then the arrays as it expects them (None stays None).
+def enter(op: str, optional: tuple[str, ...] = ("bias",), /, **arrays: Any) -> tuple[Any, ...]:
+    """The backend of these arrays, then the arrays as it expects them; None stays None where it is `optional`.
 
     Raises:
         DTypeError: not an array, not float32 or float64, or several dtypes.
@@ -172,23 +172,23 @@ def enter(op: str, **arrays: Any) -> tuple[Any, ...]:
     """
     result: list[Any] = [cpu]
     dtype = None
-    for x in arrays.values():
-        if x is None:
+    for name, x in arrays.items():
+        if x is None and name in optional:
             result.append(None)
             continue
         # The usual case in four tests; everything else goes the long way.
         if type(x) is not np.ndarray or (x.dtype is not _FLOAT32 and x.dtype is not _FLOAT64) or not x.flags.aligned:
-            return _enter_slowly(op, arrays)
+            return _enter_slowly(op, optional, arrays)
         if dtype is None:
             dtype = x.dtype
         elif x.dtype is not dtype:
-            return _enter_slowly(op, arrays)
+            return _enter_slowly(op, optional, arrays)
         result.append(x)
     return tuple(result)
 
 
-def _enter_slowly(op: str, arrays: dict[str, Any]) -> tuple[Any, ...]:
-    present = {name: x for name, x in arrays.items() if x is not None}
+def _enter_slowly(op: str, optional: tuple[str, ...], arrays: dict[str, Any]) -> tuple[Any, ...]:
+    present = {name: x for name, x in arrays.items() if x is not None or name not in optional}
     devices = {name: "cpu" if isinstance(x, np.ndarray) else _device_of(x, op, name) for name, x in present.items()}
     if len(set(devices.values())) > 1:
         raise DeviceError(

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from .arguments import integer
 from .errors import ArgumentError, FileFormatError, ShapeError, message
-from .shapes import integer
 
 Images = np.ndarray
 Labels = np.ndarray

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .arguments import integer
 from .backend import to_host
 from .errors import ArgumentError, NumbaconvError, message
 from .nn import Module
-from .shapes import integer
 
 __all__ = ["Check", "GradcheckError", "GradcheckResult", "gradcheck"]
 

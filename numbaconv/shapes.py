@@ -10,14 +10,12 @@ Output size of a window operation along one axis (PyTorch's ``Conv2d`` documenta
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .errors import ArgumentError, DTypeError, ShapeError, message
+from .arguments import Pair, integer, is_shape, pair, remembered
+from .errors import ArgumentError, ShapeError, message
 
-Pair = tuple[int, int]
 Shape4 = tuple[int, int, int, int]
 
 
@@ -62,34 +60,6 @@ class PadProblem(NamedTuple):
 
 
 PAD_MODES = ("zeros", "reflect", "replicate", "circular")
-
-
-def integer(op: str, name: str, value: Any, minimum: int) -> int:
-    """`value` as an int of at least `minimum`, or an error that names it."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise ArgumentError(message(op, f"{name} must be an int", **{name: value})) from None
-    if number < minimum:
-        raise ArgumentError(message(op, f"{name} must be at least {minimum}", **{name: value}))
-    return number
-
-
-def pair(op: str, name: str, value: Any, minimum: int) -> Pair:
-    """An int, or a (vertical, horizontal) pair of ints, as a pair."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        number = integer(op, name, value, minimum)
-        return number, number
-    if len(value) != 2:
-        raise ArgumentError(message(op, f"{name} must be an int or a (vertical, horizontal) pair", **{name: value}))
-    return integer(op, name, value[0], minimum), integer(op, name, value[1], minimum)
-
-
-def hashable(value: Any) -> Any:
-    """Lists (of lists) as tuples, so that a problem's arguments can key a cache."""
-    return tuple(hashable(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
 def window_output_size(
@@ -188,12 +158,12 @@ def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> Pair:
     return total // 2, total - total // 2
 
 
-def _rank(op: str, name: str, shape: tuple[int, ...], rank: int, axes: str) -> None:
-    if len(shape) != rank:
+def _rank(op: str, name: str, shape: Any, rank: int, axes: str) -> None:
+    if not is_shape(shape) or len(shape) != rank:
         raise ShapeError(message(op, f"{name} must have {rank} axes ({axes})", **{f"{name}__shape": shape}))
 
 
-@functools.lru_cache(maxsize=4096)
+@remembered
 def conv2d_problem(
     input_shape: tuple[int, ...],
     weight_shape: tuple[int, ...],
@@ -251,7 +221,7 @@ def conv2d_problem(
     return Conv2dProblem((n, c, h, w), (k, c_per_group, r, s), (n, k, p, q), strides, full, dilations, groups)
 
 
-@functools.lru_cache(maxsize=4096)
+@remembered
 def conv_transpose2d_problem(
     input_shape: tuple[int, ...],
     weight_shape: tuple[int, ...],
@@ -261,12 +231,12 @@ def conv_transpose2d_problem(
     output_padding: Any,
     dilation: Any,
     groups: Any,
+    op: str = "conv_transpose2d",
 ) -> Conv2dProblem:
     """The convolution whose input-gradient this transposed convolution is.
 
     Its ``output_shape`` is the transposed convolution's input, its ``input_shape`` the result.
     """
-    op = "conv_transpose2d"
     _rank(op, "x", input_shape, 4, "N, C, H, W")
     _rank(op, "weight", weight_shape, 4, "in_channels, out_channels // groups, kernel height, kernel width")
     groups = integer(op, "groups", groups, 1)
@@ -307,14 +277,15 @@ def conv_transpose2d_problem(
     return Conv2dProblem((n, c, h, w), (k, c_per_group, r, s), (n, k, p, q), strides, full, dilations, groups)
 
 
-@functools.lru_cache(maxsize=4096)
+@remembered
 def pool2d_problem(
     input_shape: tuple[int, ...],
     kernel_size: Any,
     stride: Any,
     padding: Any,
     dilation: Any,
-    ceil_mode: bool,
+    *,
+    ceil_mode: bool = False,
     count_include_pad: bool = True,
     op: str = "max_pool2d",
 ) -> Pool2dProblem:
@@ -330,7 +301,7 @@ def pool2d_problem(
         )
     sizes = [
         window_output_size(
-            size, kernel[i], stride=strides[i], padding=pads[i], dilation=dilations[i], ceil_mode=bool(ceil_mode)
+            size, kernel[i], stride=strides[i], padding=pads[i], dilation=dilations[i], ceil_mode=ceil_mode
         )
         for i, size in enumerate((h, w))
     ]
@@ -346,10 +317,10 @@ def pool2d_problem(
             )
         )
     output_shape = (n, c, sizes[0], sizes[1])
-    return Pool2dProblem((n, c, h, w), output_shape, kernel, strides, pads, dilations, bool(count_include_pad))
+    return Pool2dProblem((n, c, h, w), output_shape, kernel, strides, pads, dilations, count_include_pad)
 
 
-@functools.lru_cache(maxsize=1024)
+@remembered
 def pad_problem(input_shape: tuple[int, ...], padding: Any, mode: str) -> PadProblem:
     """Checks the arguments of `functional.pad`. `padding`: int, (vertical, horizontal), or pairs per axis."""
     op = "pad"
@@ -370,29 +341,3 @@ def pad_problem(input_shape: tuple[int, ...], padding: Any, mode: str) -> PadPro
             raise ShapeError(message(op, "replicate needs at least one row and column", x__shape=input_shape))
     output_shape = (n, c, h + top + bottom, w + left + right)
     return PadProblem((n, c, h, w), output_shape, (top, bottom, left, right), mode)
-
-
-def batched(op: str, shape: tuple[int, ...], axes: str = "C, H, W") -> bool:
-    """False for one image (C, H, W), True for a batch (N, C, H, W).
-
-    Raises:
-        ShapeError: for any other rank.
-    """
-    if len(shape) in (3, 4):
-        return len(shape) == 4
-    raise ShapeError(message(op, f"x must have 4 axes (N, {axes}), or 3 ({axes}) for one image", x__shape=shape))
-
-
-def require_same_shape(op: str, first: str, a: tuple[int, ...], second: str, b: tuple[int, ...]) -> None:
-    """Raises ShapeError where two arrays that go together differ in shape."""
-    if a != b:
-        values = {f"{first}__shape": a, f"{second}__shape": b}
-        raise ShapeError(message(op, f"{first}.shape must equal {second}.shape", **values))
-
-
-def require_same_dtype(op: str, **dtypes: Any) -> None:
-    """Raises DTypeError unless every dtype that is not None is the same."""
-    present = {name: dtype for name, dtype in dtypes.items() if dtype is not None}
-    if len(set(present.values())) > 1:
-        values = {f"{name}__dtype": str(dtype) for name, dtype in present.items()}
-        raise DTypeError(message(op, f"{' and '.join(present)} must have one dtype", "Convert one of them.", **values))

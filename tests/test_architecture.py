@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "numbaconv"
 
 # The first part of a module's name below numbaconv. `numbaconv` itself, which gathers the names, is above all.
 FLOORS = {
-    **dict.fromkeys(["errors", "shapes"], 0),
+    **dict.fromkeys(["arguments", "errors", "shapes"], 0),
     **dict.fromkeys(["algorithm", "contract", "jit"], 1),
     **dict.fromkeys(["cpu", "cuda"], 2),
     "backend": 3,

@@ -20,11 +20,9 @@ from .softmax import (
     WIDTH,
     block_range,
     blocks_of,
-    exponentiate,
     load_tile,
     store_tile,
-    subtract_maximum,
-    sum_exponentials,
+    tile_exponentials,
 )
 
 _FLOAT64 = np.dtype(np.float64)
@@ -115,12 +113,11 @@ def _labels(op: str, target: np.ndarray, x: np.ndarray, ignore_index: int) -> np
 def _class_loss(first, end, x, target, losses, label_smoothing, ignore_index, blocks):
     never_inline()
     channels = blocks.channels
-    tile, maximum, total = np.empty(channels * WIDTH), np.empty(WIDTH), np.empty(WIDTH)
+    tile, exponentials, total = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(WIDTH)
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
         position, count, start = block_range(block, blocks)
         load_tile(x, start, count, blocks, tile)
-        subtract_maximum(tile, channels, maximum)
-        sum_exponentials(tile, channels, total)
+        tile_exponentials(tile, channels, exponentials, total)
         for j in range(count):
             label = target[position + j]
             if label == ignore_index:
@@ -146,14 +143,13 @@ def _class_loss_parallel(first, end, x, target, losses, label_smoothing, ignore_
 def _probability_loss(first, end, x, target, losses, label_smoothing, blocks):
     never_inline()
     channels = blocks.channels
-    tile, wanted = np.empty(channels * WIDTH), np.empty(channels * WIDTH)
-    maximum, total, loss = np.empty(WIDTH), np.empty(WIDTH), np.empty(WIDTH)
+    tile, wanted, exponentials = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(channels * WIDTH)
+    total, loss = np.empty(WIDTH), np.empty(WIDTH)
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
         position, count, start = block_range(block, blocks)
         load_tile(x, start, count, blocks, tile)
         load_tile(target, start, count, blocks, wanted)
-        subtract_maximum(tile, channels, maximum)
-        sum_exponentials(tile, channels, total)
+        tile_exponentials(tile, channels, exponentials, total)
         loss[:] = 0.0
         for j in range(WIDTH):
             total[j] = math.log(total[j])
@@ -176,14 +172,13 @@ def _class_gradient(first, end, x, target, weights, out, label_smoothing, blocks
     """weight * (softmax - target) of each position; an ignored position's weight is 0."""
     never_inline()
     channels = blocks.channels
-    tile, maximum, total = np.empty(channels * WIDTH), np.empty(WIDTH), np.empty(WIDTH)
+    tile, exponentials, total = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(WIDTH)
     weight, label = np.zeros(WIDTH), np.zeros(WIDTH, np.int64)
     everywhere, at_label = label_smoothing / channels, 1 - label_smoothing
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
         position, count, start = block_range(block, blocks)
         load_tile(x, start, count, blocks, tile)
-        subtract_maximum(tile, channels, maximum)
-        exponentiate(tile, channels, total)
+        tile_exponentials(tile, channels, exponentials, total)
         for j in range(count):
             weight[j], label[j] = weights[position + j], target[position + j]
         for j in range(WIDTH):
@@ -191,7 +186,7 @@ def _class_gradient(first, end, x, target, weights, out, label_smoothing, blocks
         for c in range(channels):
             for j in range(WIDTH):
                 wanted = everywhere + (at_label if label[j] == c else 0.0)
-                tile[c * WIDTH + j] = weight[j] * (tile[c * WIDTH + j] * total[j] - wanted)
+                tile[c * WIDTH + j] = weight[j] * (exponentials[c * WIDTH + j] * total[j] - wanted)
         store_tile(tile, start, count, blocks, out)
 
 
@@ -206,19 +201,17 @@ def _probability_gradient(first, end, x, target, weights, out, label_smoothing, 
     """weight * (softmax * sum(target) - target) of each position."""
     never_inline()
     channels = blocks.channels
-    tile, wanted = np.empty(channels * WIDTH), np.empty(channels * WIDTH)
-    maximum, total, weight = np.empty(WIDTH), np.empty(WIDTH), np.zeros(WIDTH)
+    tile, wanted, exponentials = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(channels * WIDTH)
+    total, target_sum, weight = np.empty(WIDTH), np.empty(WIDTH), np.zeros(WIDTH)
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
         position, count, start = block_range(block, blocks)
         load_tile(x, start, count, blocks, tile)
         load_tile(target, start, count, blocks, wanted)
-        subtract_maximum(tile, channels, maximum)
-        exponentiate(tile, channels, total)
+        tile_exponentials(tile, channels, exponentials, total)
         for j in range(count):
             weight[j] = weights[position + j]
         for j in range(WIDTH):
             total[j] = 1 / total[j]
-        target_sum = maximum  # no longer needed
         target_sum[:] = 0.0
         for c in range(channels):
             for j in range(WIDTH):
@@ -228,7 +221,7 @@ def _probability_gradient(first, end, x, target, weights, out, label_smoothing, 
         for c in range(channels):
             for j in range(WIDTH):
                 i = c * WIDTH + j
-                tile[i] = weight[j] * (tile[i] * total[j] * target_sum[j] - wanted[i])
+                tile[i] = weight[j] * (exponentials[i] * total[j] * target_sum[j] - wanted[i])
         store_tile(tile, start, count, blocks, out)
 
 

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..arguments import Pair
 from ..errors import ArgumentError, message
 from ..jit import inline, kernel, launch, never_inline, parallel_kernel, prange
-from ..shapes import Pair, Pool2dProblem
+from ..shapes import Pool2dProblem
 from .layout import dense, empty, flat, layout_of, match, planes
 
 LANES = 64  # channels of a task

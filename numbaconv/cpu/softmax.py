@@ -89,117 +89,82 @@ def store_tile(tile, start, count, blocks, out):
 
 
 @inline
-def subtract_maximum(tile, channels, maximum):
-    maximum[:] = -np.inf
+def tile_exponentials(tile, channels, exponentials, total):
+    """Subtracts each position's maximum from the tile; then the exponentials of that, and their sums."""
+    total[:] = -np.inf
     for c in range(channels):
         for j in range(WIDTH):
-            # A NaN is passed over: it comes back in the sum of exponentials.
-            maximum[j] = tile[c * WIDTH + j] if tile[c * WIDTH + j] > maximum[j] else maximum[j]
+            # A NaN is passed over: it comes back in the sum.
+            total[j] = tile[c * WIDTH + j] if tile[c * WIDTH + j] > total[j] else total[j]
     for c in range(channels):
         for j in range(WIDTH):
-            tile[c * WIDTH + j] -= maximum[j]
-
-
-@inline
-def sum_exponentials(tile, channels, total):
-    total[:] = 0.0
-    for c in range(channels):
-        for j in range(WIDTH):
-            total[j] += exponential(tile[c * WIDTH + j])
-
-
-@inline
-def exponentiate(tile, channels, total):
-    """The same, and the tile becomes its exponentials."""
+            tile[c * WIDTH + j] -= total[j]
     for i in range(channels * WIDTH):
-        tile[i] = exponential(tile[i])
+        exponentials[i] = exponential(tile[i])
     total[:] = 0.0
     for c in range(channels):
         for j in range(WIDTH):
-            total[j] += tile[c * WIDTH + j]
+            total[j] += exponentials[c * WIDTH + j]
 
 
 def softmax(x, axis):
-    return _forward(_softmax, _softmax_parallel, x, axis)
+    return _forward(x, axis, False)
 
 
 def log_softmax(x, axis):
-    return _forward(_log_softmax, _log_softmax_parallel, x, axis)
+    return _forward(x, axis, True)
 
 
 def softmax_backward(grad_output, output, axis):
-    return _backward(_softmax_backward, _softmax_backward_parallel, grad_output, output, axis)
+    return _backward(grad_output, output, axis, False)
 
 
 def log_softmax_backward(grad_output, output, axis):
-    return _backward(_log_softmax_backward, _log_softmax_backward_parallel, grad_output, output, axis)
+    return _backward(grad_output, output, axis, True)
 
 
-def _forward(body, parallel, x: np.ndarray, axis: int) -> np.ndarray:
+def _forward(x: np.ndarray, axis: int, logarithm: bool) -> np.ndarray:
     x = dense(x)
     out, blocks = empty_like(x), blocks_of(x, axis)
-    launch(body, parallel, blocks.tasks, x.size * NS_PER_ELEMENT, flat(x), flat(out), blocks)
+    arguments = flat(x), flat(out), logarithm, blocks
+    launch(_softmax, _softmax_parallel, blocks.tasks, x.size * NS_PER_ELEMENT, *arguments)
     return out
 
 
-def _backward(body, parallel, grad_output: np.ndarray, output: np.ndarray, axis: int) -> np.ndarray:
+def _backward(grad_output: np.ndarray, output: np.ndarray, axis: int, logarithm: bool) -> np.ndarray:
     output = dense(output)
     out, blocks = empty_like(output), blocks_of(output, axis)
-    arrays = flat(match(grad_output, output)), flat(output), flat(out)
-    launch(body, parallel, blocks.tasks, output.size * NS_PER_ELEMENT, *arrays, blocks)
+    arguments = flat(match(grad_output, output)), flat(output), flat(out), logarithm, blocks
+    launch(_softmax_backward, _softmax_backward_parallel, blocks.tasks, output.size * NS_PER_ELEMENT, *arguments)
     return out
 
 
 @kernel
-def _softmax(first, end, x, out, blocks):
+def _softmax(first, end, x, out, logarithm, blocks):
     never_inline()
     channels = blocks.channels
-    tile, maximum, total = np.empty(channels * WIDTH), np.empty(WIDTH), np.empty(WIDTH)
+    tile, exponentials, total = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(WIDTH)
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
         _, count, start = block_range(block, blocks)
         load_tile(x, start, count, blocks, tile)
-        subtract_maximum(tile, channels, maximum)
-        exponentiate(tile, channels, total)
+        tile_exponentials(tile, channels, exponentials, total)
         for j in range(WIDTH):
-            total[j] = 1 / total[j]
+            total[j] = math.log(total[j]) if logarithm else 1 / total[j]
         for c in range(channels):
             for j in range(WIDTH):
-                tile[c * WIDTH + j] *= total[j]
+                i = c * WIDTH + j
+                tile[i] = tile[i] - total[j] if logarithm else exponentials[i] * total[j]
         store_tile(tile, start, count, blocks, out)
 
 
 @parallel_kernel
-def _softmax_parallel(first, end, x, out, blocks):
-    for task in prange(first, end):
-        _softmax(task, task + 1, x, out, blocks)
+def _softmax_parallel(tasks, x, out, logarithm, blocks):
+    for task in prange(tasks):
+        _softmax(np.int64(task), np.int64(task + 1), x, out, logarithm, blocks)
 
 
 @kernel
-def _log_softmax(first, end, x, out, blocks):
-    never_inline()
-    channels = blocks.channels
-    tile, maximum, total = np.empty(channels * WIDTH), np.empty(WIDTH), np.empty(WIDTH)
-    for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
-        _, count, start = block_range(block, blocks)
-        load_tile(x, start, count, blocks, tile)
-        subtract_maximum(tile, channels, maximum)
-        sum_exponentials(tile, channels, total)
-        for j in range(WIDTH):
-            total[j] = math.log(total[j])
-        for c in range(channels):
-            for j in range(WIDTH):
-                tile[c * WIDTH + j] -= total[j]
-        store_tile(tile, start, count, blocks, out)
-
-
-@parallel_kernel
-def _log_softmax_parallel(first, end, x, out, blocks):
-    for task in prange(first, end):
-        _log_softmax(task, task + 1, x, out, blocks)
-
-
-@kernel
-def _softmax_backward(first, end, grad_output, output, out, blocks):
+def _softmax_backward(first, end, grad_output, output, out, logarithm, blocks):
     never_inline()
     channels = blocks.channels
     gradients, tile, total = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(WIDTH)
@@ -210,39 +175,19 @@ def _softmax_backward(first, end, grad_output, output, out, blocks):
         total[:] = 0.0
         for c in range(channels):
             for j in range(WIDTH):
-                total[j] += gradients[c * WIDTH + j] * tile[c * WIDTH + j]
+                i = c * WIDTH + j
+                total[j] += gradients[i] if logarithm else gradients[i] * tile[i]
         for c in range(channels):
             for j in range(WIDTH):
-                tile[c * WIDTH + j] *= gradients[c * WIDTH + j] - total[j]
+                i = c * WIDTH + j
+                if logarithm:
+                    tile[i] = gradients[i] - exponential(tile[i]) * total[j]
+                else:
+                    tile[i] *= gradients[i] - total[j]
         store_tile(tile, start, count, blocks, out)
 
 
 @parallel_kernel
-def _softmax_backward_parallel(first, end, grad_output, output, out, blocks):
-    for task in prange(first, end):
-        _softmax_backward(task, task + 1, grad_output, output, out, blocks)
-
-
-@kernel
-def _log_softmax_backward(first, end, grad_output, output, out, blocks):
-    never_inline()
-    channels = blocks.channels
-    gradients, tile, total = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(WIDTH)
-    for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
-        _, count, start = block_range(block, blocks)
-        load_tile(grad_output, start, count, blocks, gradients)
-        load_tile(output, start, count, blocks, tile)
-        total[:] = 0.0
-        for c in range(channels):
-            for j in range(WIDTH):
-                total[j] += gradients[c * WIDTH + j]
-        for c in range(channels):
-            for j in range(WIDTH):
-                tile[c * WIDTH + j] = gradients[c * WIDTH + j] - exponential(tile[c * WIDTH + j]) * total[j]
-        store_tile(tile, start, count, blocks, out)
-
-
-@parallel_kernel
-def _log_softmax_backward_parallel(first, end, grad_output, output, out, blocks):
-    for task in prange(first, end):
-        _log_softmax_backward(task, task + 1, grad_output, output, out, blocks)
+def _softmax_backward_parallel(tasks, grad_output, output, out, logarithm, blocks):
+    for task in prange(tasks):
+        _softmax_backward(np.int64(task), np.int64(task + 1), grad_output, output, out, logarithm, blocks)

@@ -8,21 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import number, require_same_shape
 from ..backend import enter
 from ..errors import ArgumentError, message
-from ..shapes import require_same_shape
 
 Array = Any
-
-
-def number(op: str, name: str, value: Any) -> float:
-    """`value` as a float, or an error that names it."""
-    try:
-        if isinstance(value, (bool, str, bytes)):
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError):
-        raise ArgumentError(message(op, f"{name} must be a number", **{name: value})) from None
 
 
 def relu(x: Array) -> Array:

@@ -8,16 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import batched, hashable, require_same_shape
 from ..backend import enter, load_backend
 from ..errors import ShapeError, message
-from ..shapes import (
-    Conv2dProblem,
-    batched,
-    conv2d_problem,
-    conv_transpose2d_problem,
-    hashable,
-    require_same_shape,
-)
+from ..shapes import Conv2dProblem, conv2d_problem, conv_transpose2d_problem
 
 Array = Any
 
@@ -54,8 +48,7 @@ def conv2d(
     if not is_batch:
         x = x[None]
     bias_shape = None if bias is None else bias.shape
-    options = hashable((stride, padding, dilation, groups))
-    problem = conv2d_problem(x.shape, weight.shape, bias_shape, *options)
+    problem = conv2d_problem(x.shape, weight.shape, bias_shape, stride, padding, dilation, groups)
     out = backend.conv2d(problem, x, weight, bias)
     return out if is_batch else out[0]
 
@@ -107,7 +100,7 @@ def conv2d_backward_input(
     """The gradient of `conv2d` with respect to its input, of `input_shape`; see `conv2d_backward`."""
     op = "conv2d_backward_input"
     backend, grad_output, weight = enter(op, grad_output=grad_output, weight=weight)
-    input_shape = tuple(input_shape)
+    input_shape = hashable(input_shape)
     if not batched(op, input_shape):
         input_shape, grad_output = (1, *input_shape), grad_output[None]
         problem = _problem(op, input_shape, weight.shape, grad_output, stride, padding, dilation, groups)
@@ -131,7 +124,7 @@ def conv2d_backward_weight(
     backend, grad_output, x = enter(op, grad_output=grad_output, x=x)
     if not batched(op, x.shape):
         x, grad_output = x[None], grad_output[None]
-    problem = _problem(op, x.shape, tuple(weight_shape), grad_output, stride, padding, dilation, groups)
+    problem = _problem(op, x.shape, weight_shape, grad_output, stride, padding, dilation, groups)
     return backend.conv2d_backward_weight(problem, grad_output, x)
 
 
@@ -139,7 +132,7 @@ def conv2d_backward_bias(grad_output: Array) -> Array:
     """The gradient of `conv2d` with respect to its bias: (K,), the sum of grad_output over N, P and Q."""
     op = "conv2d_backward_bias"
     backend, grad_output = enter(op, grad_output=grad_output)
-    if not batched(op, grad_output.shape, "K, P, Q"):
+    if not batched(op, grad_output.shape, "K, P, Q", "grad_output"):
         grad_output = grad_output[None]
     return backend.conv2d_backward_bias(grad_output)
 
@@ -179,7 +172,7 @@ def conv_transpose2d(
     if not is_batch:
         x = x[None]
     bias_shape = None if bias is None else bias.shape
-    options = hashable((stride, padding, output_padding, dilation, groups))
+    options = stride, padding, output_padding, dilation, groups
     problem = conv_transpose2d_problem(x.shape, weight.shape, bias_shape, *options)
     out = backend.conv2d_backward_input(problem, x, weight, bias)
     return out if is_batch else out[0]
@@ -207,8 +200,8 @@ def conv_transpose2d_backward(
     is_batch = batched(op, x.shape)
     if not is_batch:
         x, grad_output = x[None], grad_output[None]
-    options = hashable((stride, padding, output_padding, dilation, groups))
-    problem = conv_transpose2d_problem(x.shape, weight.shape, None, *options)
+    options = stride, padding, output_padding, dilation, groups
+    problem = conv_transpose2d_problem(x.shape, weight.shape, None, *options, op)
     require_same_shape(op, "grad_output", grad_output.shape, "output", problem.input_shape)
     grad_input = backend.conv2d(problem, grad_output, weight, None) if needs[0] else None
     grad_weight = backend.conv2d_backward_weight(problem, x, grad_output) if needs[1] else None
@@ -236,8 +229,7 @@ def _problem(
     dilation: Any,
     groups: int,
 ) -> Conv2dProblem:
-    options = hashable((stride, padding, dilation, groups))
-    problem = conv2d_problem(input_shape, weight_shape, None, *options, op)
+    problem = conv2d_problem(input_shape, weight_shape, None, stride, padding, dilation, groups, op)
     require_same_shape(op, "grad_output", grad_output.shape, "output", problem.output_shape)
     return problem
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import integer, number
 from ..backend import enter
 from ..errors import ArgumentError, message
-from ..shapes import integer
-from .activation import number
 
 Array = Any
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import require_same_shape
 from ..backend import enter
 from ..errors import ShapeError, message
-from ..shapes import require_same_shape
 
 Array = Any
 

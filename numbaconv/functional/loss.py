@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import integer, number, require_same_shape
 from ..backend import device_of, enter, to_host
 from ..errors import ArgumentError, DeviceError, DTypeError, ShapeError, message
-from ..shapes import integer, require_same_shape
-from .activation import number
 
 Array = Any
 

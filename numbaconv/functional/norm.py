@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..arguments import number, require_same_shape
 from ..backend import enter
 from ..contract import BatchNormResult
-from ..errors import ArgumentError, DeviceError, DTypeError, ShapeError, message
-from ..shapes import require_same_shape
-from .activation import number
+from ..errors import ArgumentError, DeviceError, ShapeError, message
 
 Array = Any
+
+_OPTIONAL = ("weight", "bias", "running_mean", "running_var")
 
 
 def batch_norm(
@@ -51,7 +52,7 @@ def batch_norm(
     """
     op = "batch_norm"
     backend, x, weight, bias, running_mean, running_var = enter(
-        op, x=x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
+        op, _OPTIONAL, x=x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
     )
     per_channel = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
     _check_shapes(op, x.shape, per_channel)
@@ -104,12 +105,10 @@ def batch_norm_backward(
     Source: Ioffe and Szegedy, "Batch Normalization", 2015, section 3.
     """
     op = "batch_norm_backward"
-    backend, grad_output, x, weight = enter(op, grad_output=grad_output, x=x, weight=weight)
+    backend, grad_output, x, weight = enter(op, _OPTIONAL, grad_output=grad_output, x=x, weight=weight)
     other, mean, inverse_std = enter(op, mean=mean, inverse_std=inverse_std)
     if other is not backend:
         raise DeviceError(message(op, "mean and inverse_std must be on the device of x"))
-    if mean is None or inverse_std is None:
-        raise DTypeError(message(op, "mean and inverse_std must be arrays", mean=mean, inverse_std=inverse_std))
     _check_shapes(op, x.shape, {"weight": weight, "mean": mean, "inverse_std": inverse_std})
     require_same_shape(op, "grad_output", grad_output.shape, "x", x.shape)
     return backend.batch_norm_backward(grad_output, x, weight, mean, inverse_std, bool(training))

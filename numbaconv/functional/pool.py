@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import Pair, batched, pair, require_same_shape
 from ..backend import device_of, enter, to_host
 from ..errors import DeviceError, DTypeError, ShapeError, message
-from ..shapes import Pair, Pool2dProblem, batched, hashable, pair, pool2d_problem, require_same_shape
+from ..shapes import Pool2dProblem, pool2d_problem
 
 Array = Any
 
@@ -215,8 +216,7 @@ def _batch_of(op: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _max_pool_problem(
     op: str, shape: tuple[int, ...], kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
 ) -> Pool2dProblem:
-    options = hashable((kernel_size, stride, padding, dilation))
-    problem = pool2d_problem(shape, *options, bool(ceil_mode), op=op)
+    problem = pool2d_problem(shape, kernel_size, stride, padding, dilation, ceil_mode=bool(ceil_mode), op=op)
     if problem.dilation[0] > shape[2] or problem.dilation[1] > shape[3]:
         _require_no_empty_window(op, problem)
     return problem
@@ -245,7 +245,9 @@ def _require_no_empty_window(op: str, problem: Pool2dProblem) -> None:
 def _avg_pool_problem(
     op: str, shape: tuple[int, ...], kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool, count: bool
 ) -> Pool2dProblem:
-    return pool2d_problem(shape, *hashable((kernel_size, stride, padding)), 1, bool(ceil_mode), bool(count), op)
+    return pool2d_problem(
+        shape, kernel_size, stride, padding, 1, ceil_mode=bool(ceil_mode), count_include_pad=bool(count), op=op
+    )
 
 
 def _require_pixels(op: str, name: str, shape: tuple[int, ...]) -> None:

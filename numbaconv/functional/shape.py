@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..arguments import batched, integer, number, require_same_shape
 from ..backend import enter
 from ..errors import ArgumentError, ShapeError, message
-from ..shapes import PadProblem, batched, hashable, integer, pad_problem, require_same_shape
-from .activation import number
+from ..shapes import PadProblem, pad_problem
 
 Array = Any
 
@@ -64,7 +64,7 @@ def pad_backward(grad_output: Array, input_shape: tuple[int, ...], padding: Any,
 
 def _pad_problem(op: str, shape: tuple[int, ...], padding: Any, mode: str) -> PadProblem:
     shape = tuple(shape)
-    return pad_problem(shape if batched(op, shape) else (1, *shape), hashable(padding), hashable(mode))
+    return pad_problem(shape if batched(op, shape) else (1, *shape), padding, mode)
 
 
 def flatten(x: Array) -> Array:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..arguments import integer, require_same_shape
 from ..backend import enter
 from ..errors import ArgumentError, message
-from ..shapes import integer, require_same_shape
 
 Array = Any
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import require_same_shape
 from ..backend import enter
 from ..errors import ArgumentError, message
-from ..shapes import require_same_shape
 
 Array = Any
 
@@ -58,7 +58,7 @@ def sgd_update(
         ArgumentError: if an array that is to be changed cannot be.
     """
     op = "sgd_update"
-    backend, p, g, v = enter(op, parameter=parameter, grad=grad, velocity=velocity)
+    backend, p, g, v = enter(op, ("velocity",), parameter=parameter, grad=grad, velocity=velocity)
     _require_shared(op, "parameter", parameter, p)
     require_same_shape(op, "grad", g.shape, "parameter", p.shape)
     if v is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, NamedTuple
 
 from .. import functional as F
-from ..shapes import integer
+from ..arguments import integer
 from .module import Module
 
 Array = Any

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Self, overload
 
 from .. import functional as F
+from ..arguments import require_same_shape
 from ..backend import enter
 from ..errors import ArgumentError, ShapeError, StateError, message
-from ..shapes import require_same_shape
 from .dropout import number_dropout
 from .module import Module
 from .state import join

@@ -5,16 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar, NamedTuple
 
 from .. import functional as F
+from ..arguments import integer, pair
 from ..errors import ArgumentError, message
-from ..shapes import (
-    PAD_MODES,
-    Conv2dProblem,
-    conv2d_problem,
-    conv_padding,
-    conv_transpose2d_problem,
-    integer,
-    pair,
-)
+from ..shapes import PAD_MODES, Conv2dProblem, conv2d_problem, conv_padding, conv_transpose2d_problem
 from . import init
 from .weighted import Weighted
 

@@ -6,8 +6,8 @@ import math
 from typing import Any, ClassVar, NamedTuple
 
 from .. import functional as F
+from ..arguments import integer
 from ..errors import ShapeError, message
-from ..shapes import integer
 from . import init
 from .weighted import Weighted
 

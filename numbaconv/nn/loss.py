@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .. import functional as F
+from ..arguments import integer
 from ..errors import ArgumentError, message
-from ..shapes import integer
 
 Array = Any
 

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from .. import functional as F
+from ..arguments import integer
 from ..backend import device_of, to_device
 from ..errors import ShapeError, message
-from ..shapes import integer
 from . import init
 from .module import Module
 from .parameter import Parameter

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from .. import functional as F
+from ..arguments import Pair, pair
 from ..errors import ShapeError, message
-from ..shapes import Pair, pair, pool2d_problem
+from ..shapes import pool2d_problem
 from .module import Module
 from .shape import ShapeContext
 
@@ -74,8 +75,9 @@ class MaxPool2d(Module):
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """(C, P, Q) for (C, H, W)."""
-        window = self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
-        return pool2d_problem((1, *input_shape), *window, op="MaxPool2d").output_shape[1:]
+        window = self.kernel_size, self.stride, self.padding, self.dilation
+        problem = pool2d_problem((1, *input_shape), *window, ceil_mode=self.ceil_mode, op="MaxPool2d")
+        return problem.output_shape[1:]
 
 
 class AvgPool2d(Module):
@@ -126,8 +128,9 @@ class AvgPool2d(Module):
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """(C, P, Q) for (C, H, W)."""
-        window = self.kernel_size, self.stride, self.padding, 1, self.ceil_mode
-        return pool2d_problem((1, *input_shape), *window, op="AvgPool2d").output_shape[1:]
+        window = self.kernel_size, self.stride, self.padding, 1
+        problem = pool2d_problem((1, *input_shape), *window, ceil_mode=self.ceil_mode, op="AvgPool2d")
+        return problem.output_shape[1:]
 
     def extra_repr(self) -> str:
         """As PyTorch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..shapes import hashable, integer
+from ..arguments import hashable, integer
 
 if TYPE_CHECKING:
     from .module import Module

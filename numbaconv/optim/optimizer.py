@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..arguments import integer
 from ..backend import device_of, to_device, to_host
 from ..errors import ArgumentError, StateDictError, message
-from ..shapes import integer
 from .checks import in_range
 
 Array = Any

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..arguments import integer
 from ..errors import ArgumentError, message
-from ..shapes import integer
 from .checks import in_range
 
 
