@@ -92,12 +92,9 @@ def test_imports_go_down(name):
     assert not up, f"{name} is on floor {own_floor(name)} and imports {up}"
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith(("cpu/", "cuda/"))])
 def test_backends_do_not_import_each_other(name):
-    side = Path(name).parts[0]
-    other = {"cpu": "numbaconv.cuda", "cuda": "numbaconv.cpu"}.get(side)
-    if other is None:
-        pytest.skip("no part of a backend")
+    other = "numbaconv.cuda" if name.startswith("cpu/") else "numbaconv.cpu"
     assert not [module for module in imports(name) if module.startswith(other)]
 
 
