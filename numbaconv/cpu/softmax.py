@@ -158,9 +158,9 @@ def _softmax(first, end, x, out, logarithm, blocks):
 
 
 @parallel_kernel
-def _softmax_parallel(tasks, x, out, logarithm, blocks):
-    for task in prange(tasks):
-        _softmax(np.int64(task), np.int64(task + 1), x, out, logarithm, blocks)
+def _softmax_parallel(first, end, x, out, logarithm, blocks):
+    for task in prange(first, end):
+        _softmax(task, task + 1, x, out, logarithm, blocks)
 
 
 @kernel
@@ -188,6 +188,6 @@ def _softmax_backward(first, end, grad_output, output, out, logarithm, blocks):
 
 
 @parallel_kernel
-def _softmax_backward_parallel(tasks, grad_output, output, out, logarithm, blocks):
-    for task in prange(tasks):
-        _softmax_backward(np.int64(task), np.int64(task + 1), grad_output, output, out, logarithm, blocks)
+def _softmax_backward_parallel(first, end, grad_output, output, out, logarithm, blocks):
+    for task in prange(first, end):
+        _softmax_backward(task, task + 1, grad_output, output, out, logarithm, blocks)
