@@ -155,6 +155,11 @@ TRANSPOSE = [
     TransposeCase("dilation3_stride2", (1, 4, 5, 4), (4, 6, 3, 3), stride=2, padding=1, output_padding=2, dilation=3),
     TransposeCase("groups2", (2, 8, 4, 5), (8, 3, 3, 3), stride=2, padding=1, groups=2),
     TransposeCase("depthwise", (2, 10, 4, 5), (10, 1, 4, 4), stride=2, padding=1, groups=10),
+    # output_padding up to the dilation: rows and columns that no convolution's output would reach
+    TransposeCase("1x1_extra", (2, 3, 4, 5), (3, 5, 1, 1), output_padding=(1, 2), dilation=3),
+    TransposeCase("3x3_extra", (2, 3, 4, 5), (3, 5, 3, 3), padding=1, output_padding=(1, 2), dilation=3),
+    TransposeCase("depthwise_extra", (2, 8, 4, 5), (8, 1, 3, 3), padding=1, output_padding=1, groups=8, dilation=2),
+    TransposeCase("depthwise_1x1_extra", (2, 8, 4, 5), (8, 1, 1, 1), output_padding=1, groups=8, dilation=2),
     TransposeCase("one_pixel", (3, 10, 1, 1), (10, 7, 4, 4)),
     TransposeCase("in513", (1, 513, 3, 3), (513, 4, 2, 2), stride=2),
     TransposeCase("empty_batch", (0, 6, 4, 5), (6, 8, 3, 3), stride=2),
