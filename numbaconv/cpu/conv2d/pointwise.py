@@ -23,6 +23,8 @@ def supports(problem: Conv2dProblem) -> str:
         return f"the kernel is {problem.weight_shape[2]}x{problem.weight_shape[3]}, not 1x1"
     if problem.stride != (1, 1):
         return f"the stride is {problem.stride}, not 1"
+    if problem.input_shape[2:] != problem.output_shape[2:]:
+        return "input and output differ in size"  # a transposed problem with output_padding
     return "there is padding" if any(problem.padding) else ""
 
 
