@@ -129,7 +129,7 @@ def compiled_signatures() -> dict[str, int]:
 
 # A parallel region wakes threads: some 10 us on idle cores, hundreds when they are busy. `work` is an estimate
 # in nanoseconds on one thread; below this the serial twin is faster.
-PARALLEL_WORK_NS = 60_000.0
+PARALLEL_WORK_NS = 100_000.0
 
 _num_threads: int | None = None
 

@@ -30,19 +30,19 @@ def channel_sums(x: np.ndarray) -> np.ndarray:
 def _channel_sums(first, end, x, partial, outer, channels, inner):
     never_inline()
     for task in range(first, end):
-        at = task * channels
-        for c in range(channels):
-            partial[at + c] = 0
+        sums = partial[task * channels : (task + 1) * channels]
+        sums[:] = 0
         for i in range(outer * task // _TASKS, outer * (task + 1) // _TASKS):
+            rows = x[i * channels * inner : (i + 1) * channels * inner]
             if inner == 1:
                 for c in range(channels):
-                    partial[at + c] += x[i * channels + c]
+                    sums[c] += rows[c]
             else:
                 for c in range(channels):
                     total = 0.0
                     for j in range(inner):
-                        total += x[(i * channels + c) * inner + j]
-                    partial[at + c] += total
+                        total += rows[c * inner + j]
+                    sums[c] += total
 
 
 @parallel_kernel

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..jit import kernel, never_inline, parallel_kernel, prange
 from ..shapes import PadProblem
-from .activation import CHUNK, run_binary
+from .activation import part, run_binary
 from .layout import contiguous, empty, layout_of
 
 # --- pad --------------------------------------------------------------------------------------------------
@@ -96,7 +96,8 @@ def add(x, y):
 @kernel
 def _add(first, end, y, x, out):
     never_inline()
-    for i in range(first * CHUNK, min(end * CHUNK, x.size)):
+    x, y, out = part(x, first, end), part(y, first, end), part(out, first, end)
+    for i in range(x.size):
         out[i] = x[i] + y[i]
 
 
