@@ -1,7 +1,7 @@
 """Copies between the two memory orders, and into zero-padded channels-last scratch, at memory speed.
 
-Task by task one image row: a row of W * C elements fits the second-level cache, so the strided side of the
-transposition stays in it and the other side runs contiguously. Bytes: one read, one write.
+Task by task one image row, `STREAMS` channels at a time: these are a cache line of the channels-last side, and as
+many runs front to back on the other. Bytes: one read, one write.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from ..jit import kernel, launch, never_inline, parallel_kernel, prange
 
 # Below this many elements NumPy's strided copy takes less time than compiling and launching a kernel is worth.
 SMALL = 1 << 19
+
+STREAMS = 8
 
 
 def copy_to_channels_last(
@@ -53,9 +55,12 @@ def _to_channels_last(first, end, source, out, size, strides, padding):
             for i in range(width * channels):
                 out[to + i] = source[at + i]
         else:
-            for c in range(channels):
+            row_out = out[to : to + width * channels]
+            for c in range(0, channels, STREAMS):
+                streams = min(STREAMS, channels - c)
                 for w in range(width):
-                    out[to + w * channels + c] = source[at + c * c_stride + w * w_stride]
+                    for i in range(streams):
+                        row_out[w * channels + c + i] = source[at + (c + i) * c_stride + w * w_stride]
         to += width * channels
         for i in range(to, to + right * channels):
             out[i] = 0
@@ -79,11 +84,13 @@ def _to_channels_first(first, end, source, out, size):
     for row in range(first, end):
         n = row // height
         h = row - n * height
-        for c in range(channels):
-            to = ((n * channels + c) * height + h) * width
-            at = row * width * channels + c
+        row_source = source[row * width * channels : (row + 1) * width * channels]
+        image = out[n * channels * height * width : (n + 1) * channels * height * width]
+        for c in range(0, channels, STREAMS):
+            streams = min(STREAMS, channels - c)
             for w in range(width):
-                out[to + w] = source[at + w * channels]
+                for i in range(streams):
+                    image[((c + i) * height + h) * width + w] = row_source[w * channels + c + i]
 
 
 @parallel_kernel

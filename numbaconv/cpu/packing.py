@@ -16,6 +16,9 @@ from .memory import scratch
 from .simd import NARROW, VECTOR_BYTES, WIDE
 
 
+STREAMS = 8
+
+
 class Columns(NamedTuple):
     """How the columns of a result are cut into blocks as wide as a tile."""
 
@@ -63,22 +66,29 @@ def pack(weight: np.ndarray, packing: Packing, tap_offsets: np.ndarray) -> np.nd
 
 @kernel
 def _pack(first, end, weight, packed, packing, tap_offsets):
+    """Task: one block. `STREAMS` columns at a time: each is read front to back, and so few do not evict each other.
+
+    (All columns of a block at once are as many lines a power of two apart, in the same cache set: 5x slower at
+    4096 inputs. Tap by tap instead of depth by depth reads every line of a 3x3 filter nine times.)
+    """
     never_inline()
     taps, depth, block = tap_offsets.size, packing.depth, packing.block
     for task in range(first, end):
         group = task // packing.blocks
         column = (task - group * packing.blocks) * block
         count = min(block, packing.width - column)
-        to = task * taps * depth * block
+        panel = packed[task * taps * depth * block : (task + 1) * taps * depth * block]
+        if count < block:
+            panel[:] = 0
         start = group * packing.group_stride + column * packing.column_stride
-        for tap in range(taps):
+        for v in range(0, count, STREAMS):
+            streams = min(STREAMS, count - v)
             for j in range(depth):
-                at = start + tap_offsets[tap] + j * packing.depth_stride
-                for v in range(count):
-                    packed[to + v] = weight[at + v * packing.column_stride]
-                for v in range(count, block):
-                    packed[to + v] = 0
-                to += block
+                for tap in range(taps):
+                    at = start + v * packing.column_stride + j * packing.depth_stride + tap_offsets[tap]
+                    to = (tap * depth + j) * block + v
+                    for i in range(streams):
+                        panel[to + i] = weight[at + i * packing.column_stride]
 
 
 @parallel_kernel
