@@ -15,7 +15,6 @@ from .layout import contiguous, flat
 from .memory import scratch
 from .simd import NARROW, VECTOR_BYTES, WIDE
 
-
 STREAMS = 8
 
 
