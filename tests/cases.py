@@ -99,6 +99,8 @@ SHAPES = [
     ConvCase("in3", (1, 3, 8, 8), (16, 3, 3, 3), padding=1),
     ConvCase("in17", (1, 17, 6, 6), (16, 17, 3, 3), padding=1),
     ConvCase("in64", (1, 64, 7, 7), (64, 64, 3, 3), padding=1),
+    ConvCase("winograd", (2, 33, 17, 18), (40, 33, 3, 3), padding=1),  # enough tiles to be chosen
+    ConvCase("winograd_edges", (3, 48, 14, 17), (65, 48, 3, 3), padding=((2, 0), (1, 2))),
     ConvCase("in513", (1, 513, 4, 5), (20, 513, 3, 3), padding=1),
     ConvCase("in513_1x1", (2, 513, 4, 5), (20, 513, 1, 1)),
     ConvCase("in1030_1x1", (1, 1030, 3, 3), (33, 1030, 1, 1)),
@@ -138,7 +140,7 @@ CONV = [*SHAPES, *TILE_CHANNELS, *TILE_CHANNELS_1X1, *TILE_PIXELS, *TILE_PIXELS_
 # One of each kind, where a test multiplies the cases by something else
 FEW_NAMES = (
     "1x1", "3x3_pad1", "7x7_stride2_pad3", "dilation2_stride2", "asymmetric_stride2", "same_stride2", "groups4_tail",
-    "depthwise", "in513", "stride_larger_than_kernel",
+    "depthwise", "winograd", "in513", "stride_larger_than_kernel",
 )  # fmt: skip
 FEW = [case for case in CONV if case.name in FEW_NAMES]
 

@@ -10,8 +10,11 @@ L2 = {"float32": 2e-6, "float64": 1e-12}
 MAX = {"float32": 4e-5, "float64": 1e-11}
 
 
-def assert_close(actual, expected, dtype, what="result"):
-    """`actual` has `dtype` and the shape of `expected`, and is as near to it as that dtype allows."""
+def assert_close(actual, expected, dtype, what="result", looser=1.0):
+    """`actual` has `dtype` and the shape of `expected`, and is as near to it as that dtype allows.
+
+    `looser`: by how much more it may err (Winograd's transforms cost digits: 1e-5).
+    """
     assert isinstance(actual, np.ndarray), f"{what} is {type(actual)}"
     assert actual.dtype == np.dtype(dtype), f"{what} has dtype {actual.dtype}, not {dtype}"
     assert actual.shape == expected.shape, f"{what} has shape {actual.shape}, not {expected.shape}"
@@ -24,11 +27,11 @@ def assert_close(actual, expected, dtype, what="result"):
     worst = np.unravel_index(np.argmax(np.abs(error)), error.shape)
     scale = norm / np.sqrt(expected.size) or 1.0
     detail = (
-        f"{what}: relative L2 error {relative:.3g} (allowed {L2[name]:.1g}); worst at {tuple(map(int, worst))}: "
-        f"{actual[worst]!r}, expected {expected[worst]!r}"
+        f"{what}: relative L2 error {relative:.3g} (allowed {looser * L2[name]:.1g}); "
+        f"worst at {tuple(map(int, worst))}: {actual[worst]!r}, expected {expected[worst]!r}"
     )
-    assert relative <= L2[name], detail
-    assert abs(error[worst]) <= MAX[name] * scale, detail
+    assert relative <= looser * L2[name], detail
+    assert abs(error[worst]) <= looser * MAX[name] * scale, detail
 
 
 def random_array(rng, shape, dtype):

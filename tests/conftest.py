@@ -9,6 +9,7 @@ another backend; ``pytest -m reduced`` runs one to two minutes of kernel correct
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,14 @@ def run(device):
         return to_host(result)
 
     return call
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """A process that a shell started in the background ignores Ctrl-C; the tests of it need it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

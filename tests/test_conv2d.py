@@ -269,11 +269,12 @@ def test_algorithms(record, case, rng, device):
     with algorithm(record.name):
         output = functional.conv2d(x, weight, bias, **case.arguments)
         grad_input, grad_weight, _ = functional.conv2d_backward(grad_output, x, weight, **case.arguments)
-    assert_close(output, reference.conv2d(x, weight, bias, **case.arguments), "float32", "output")
+    looser = 5.0 if record.name == "winograd" else 1.0
+    assert_close(output, reference.conv2d(x, weight, bias, **case.arguments), "float32", "output", looser)
     expected = reference.conv2d_backward_input(grad_output, weight, case.x, **case.arguments)
-    assert_close(grad_input, expected, "float32", "grad_input")
+    assert_close(grad_input, expected, "float32", "grad_input", looser)
     expected = reference.conv2d_backward_weight(grad_output, x, case.weight, **case.arguments)
-    assert_close(grad_weight, expected, "float32", "grad_weight")
+    assert_close(grad_weight, expected, "float32", "grad_weight", looser)
 
 
 def test_some_algorithm_takes_every_problem():

@@ -11,18 +11,26 @@ from typing import Any
 
 from ...errors import ArgumentError, message
 from ...shapes import Conv2dProblem
-from . import depthwise, direct, pointwise
+from . import depthwise, direct, pointwise, winograd
 from .algorithm import Algorithm
 
 DIRECTIONS = ("forward", "backward_input", "backward_weight")
 
 # In order of preference, the same for the three directions; direct takes everything.
-ALGORITHMS: tuple[Algorithm, ...] = (pointwise.ALGORITHM, depthwise.ALGORITHM, direct.ALGORITHM)
+ALGORITHMS: tuple[Algorithm, ...] = (
+    pointwise.ALGORITHM,
+    depthwise.ALGORITHM,
+    winograd.ALGORITHM,
+    direct.ALGORITHM,
+)
 
 
 def verdicts(problem: Conv2dProblem, direction: str) -> list[tuple[str, str]]:
     """(name, "" or the reason why not) of every algorithm, in order."""
-    return [(a.name, a.supports(problem) if getattr(a, direction) else f"it has no {direction}") for a in ALGORITHMS]
+    return [
+        (a.name, a.supports(problem) or a.pays(problem) if getattr(a, direction) else f"it has no {direction}")
+        for a in ALGORITHMS
+    ]
 
 
 @functools.lru_cache(maxsize=4096)
