@@ -178,6 +178,14 @@ def num_threads(threads: int) -> Iterator[None]:
         _num_threads = before
 
 
+_threads_lost = False
+
+
+def _lose_threads() -> None:
+    global _threads_lost
+    _threads_lost = True
+
+
 @functools.cache
 def _start_threads() -> None:
     """Loads numba's threading layer, told not to spin for long.
@@ -187,6 +195,9 @@ def _start_threads() -> None:
     turns (some microseconds) it keeps 1,600 and more, and loses nothing on an idle machine. libgomp reads the variable
     when it is loaded; it is not left behind for others.
     """
+    # A forked child has none of these threads, and libgomp kills it when it looks for them: there, serial twins.
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_lose_threads)
     if "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ:
         return
     os.environ["GOMP_SPINCOUNT"] = "1000"
@@ -207,7 +218,7 @@ def launch(body: Any, parallel: Any, tasks: int, work_ns: float, *args: Any) -> 
     """
     if tasks > 1 and work_ns >= PARALLEL_WORK_NS:
         threads = get_num_threads()
-        if threads > 1:
+        if threads > 1 and not _threads_lost:
             _start_threads()
             if numba.get_num_threads() != threads:
                 numba.set_num_threads(threads)

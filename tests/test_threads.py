@@ -54,8 +54,7 @@ def test_python_threads_without_openmp(run_python):
     assert json.loads(run_python(PYTHON_THREADS, NUMBA_THREADING_LAYER="workqueue")) == []
 
 
-@pytest.mark.full
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.xfail(reason="GNU OpenMP ends a forked child at its first parallel region", strict=False)
 def test_a_forked_child_computes(run_python):
+    """GNU OpenMP ends a forked child at its first parallel region: the child takes the serial twins."""
     assert run_python(FORK).strip() == "0"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...jit import kernel, launch, never_inline, parallel_kernel, prange
+from ...jit import inline, kernel, launch, never_inline, parallel_kernel, prange
 from ...shapes import Conv2dProblem
 from ..layout import CHANNELS_LAST, channels_last, empty, flat, in_layout, layout_of
 from ..memory import scratch
@@ -66,6 +66,20 @@ def _work_ns(problem: Conv2dProblem) -> float:
     return problem.multiply_adds * 0.1
 
 
+@inline
+def _multiply_add(out, to, a, a_at, b, b_at, count):
+    """out[to + c] += a[a_at + c] * b[b_at + c]. Slices, since LLVM sees that their indices do not wrap around."""
+    sums, left, right = out[to : to + count], a[a_at : a_at + count], b[b_at : b_at + count]
+    for c in range(count):
+        sums[c] += left[c] * right[c]
+
+
+@inline
+def _fill(row, bias):
+    for start in range(0, row.size, bias.size):
+        row[start : start + bias.size] = bias
+
+
 def forward(problem: Conv2dProblem, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     n, k, p, _ = problem.output_shape
     out = empty(problem.output_shape, x.dtype, CHANNELS_LAST)
@@ -83,10 +97,8 @@ def _forward(first, end, x, weight, bias, out, z):
     for task in range(first, end):
         image = task // z.out_height
         p = task - image * z.out_height
-        row = task * z.out_width * z.channels
-        for q in range(z.out_width):
-            for c in range(z.channels):
-                out[row + q * z.channels + c] = bias[c]
+        row = out[task * z.out_width * z.channels : (task + 1) * z.out_width * z.channels]
+        _fill(row, bias)
         for r in range(z.filter_height):
             h = p * z.stride_h - z.top + r * z.dilation_h
             if h < 0 or h >= z.height:
@@ -98,9 +110,7 @@ def _forward(first, end, x, weight, bias, out, z):
                     if w < 0 or w >= z.width:
                         continue
                     at = ((image * z.height + h) * z.width + w) * z.channels
-                    to = row + q * z.channels
-                    for c in range(z.channels):
-                        out[to + c] += x[at + c] * weight[tap + c]
+                    _multiply_add(row, q * z.channels, x, at, weight, tap, z.channels)
 
 
 @parallel_kernel
@@ -128,10 +138,8 @@ def _backward_input(first, end, grad_output, weight, bias, out, z):
     for task in range(first, end):
         image = task // z.height
         h = task - image * z.height
-        row = task * z.width * z.channels
-        for w in range(z.width):
-            for c in range(z.channels):
-                out[row + w * z.channels + c] = bias[c]
+        row = out[task * z.width * z.channels : (task + 1) * z.width * z.channels]
+        _fill(row, bias)
         for r in range(z.filter_height):
             reach = h + z.top - r * z.dilation_h
             p = reach // z.stride_h
@@ -144,9 +152,7 @@ def _backward_input(first, end, grad_output, weight, bias, out, z):
                     if w < 0 or w >= z.width:
                         continue
                     at = ((image * z.out_height + p) * z.out_width + q) * z.channels
-                    to = row + w * z.channels
-                    for c in range(z.channels):
-                        out[to + c] += grad_output[at + c] * weight[tap + c]
+                    _multiply_add(row, w * z.channels, grad_output, at, weight, tap, z.channels)
 
 
 @parallel_kernel
@@ -195,8 +201,7 @@ def _backward_weight(first, end, grad_output, x, partial, lines, z):
                             continue
                         at = ((image * z.height + h) * z.width + w) * z.channels
                         grad = (line * z.out_width + q) * z.channels
-                        for c in range(z.channels):
-                            partial[to + c] += x[at + c] * grad_output[grad + c]
+                        _multiply_add(partial, to, x, at, grad_output, grad, z.channels)
             for i in range(size):
                 partial[total + i] += partial[line_sum + i]
 
