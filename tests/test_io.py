@@ -368,3 +368,9 @@ def test_unknown_dtypes(tmp_path):
     (tmp_path / "file").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     with pytest.raises(FileFormatError, match=r"dtypes must be one of .*tensor='weight', dtype='F8_E4M3'"):
         io.read_tensors(tmp_path / "file")
+
+
+def test_a_directory_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^save: the file's directory must exist; got path=.*nowhere"):
+        io.save(nn.ReLU(), tmp_path / "nowhere" / "model.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -90,6 +90,8 @@ def write_atomically(path: PathLike, content: bytes) -> None:
     step; a symbolic link is followed.
     """
     target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(message("save", "the file's directory must exist", "Make it first.", path=str(path)))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
