@@ -1,4 +1,10 @@
-"""Fully connected layers: the pointwise convolution of M pixels, on the same register tile."""
+"""Fully connected layers: the pointwise convolution of M pixels, on the same register tile.
+
+The tile multiplies rows, read as they are, by packed columns. Which operand plays which part is chosen so that the
+small one is packed: with fewer samples than outputs the weight's rows are the "pixels" and x is the "filter", and a
+weight of any size is read once, in order. (Packing a 4096 x 4096 weight in every call took longer than multiplying 64
+samples by it.)
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,8 @@ import numpy as np
 
 from ..shapes import Conv2dProblem
 from .conv2d import pointwise
-from .layout import contiguous
+from .conv2d.weight_gradient import weight_gradient
+from .layout import contiguous, empty, flat
 from .reduce import channel_sums
 
 
@@ -21,20 +28,40 @@ def _as_pixels(x: np.ndarray) -> np.ndarray:
     return contiguous(x)[None, None].transpose(0, 3, 1, 2)
 
 
+def _product(rows: np.ndarray, columns: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    """rows (M, features) times columns (N, features) transposed: (M, N). The columns are packed."""
+    problem = _problem(rows.shape[0], columns.shape)
+    out = pointwise.forward(problem, _as_pixels(rows), columns[:, :, None, None], bias)
+    return out.transpose(0, 2, 3, 1).reshape(rows.shape[0], columns.shape[0])
+
+
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    out = pointwise.forward(_problem(x.shape[0], weight.shape), _as_pixels(x), weight[:, :, None, None], bias)
-    return out.transpose(0, 2, 3, 1).reshape(x.shape[0], weight.shape[0])
+    if x.shape[0] >= weight.shape[0]:
+        return _product(x, weight, bias)
+    out = empty((x.shape[0], weight.shape[0]), x.dtype)
+    transposed = _product(weight, x, None).T if x.shape[0] else out
+    if bias is None:
+        np.copyto(out, transposed)
+    else:
+        np.add(transposed, bias, out=out)
+    return out
 
 
 def linear_backward(
     grad_output: np.ndarray, x: np.ndarray, weight: np.ndarray, needs: tuple[bool, bool, bool]
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-    problem = _problem(x.shape[0], weight.shape)
     grad_output = contiguous(grad_output)
     grad_input = grad_weight = None
     if needs[0]:
+        problem = _problem(x.shape[0], weight.shape)
         image = pointwise.backward_input(problem, _as_pixels(grad_output), weight[:, :, None, None], None)
         grad_input = image.transpose(0, 2, 3, 1).reshape(x.shape)
     if needs[1]:
-        grad_weight = pointwise.backward_weight(problem, _as_pixels(grad_output), _as_pixels(x)).reshape(weight.shape)
+        # The inputs are the columns, so that rows of grad_weight are written as they lie.
+        outputs, inputs = weight.shape
+        grad_weight = empty(weight.shape, weight.dtype)
+        problem = pointwise.in_lines(_problem(x.shape[0], (inputs, outputs)))
+        lines = problem.output_shape[2]
+        args = pointwise.as_lines(_as_pixels(x), lines), pointwise.as_lines(_as_pixels(grad_output), lines)
+        weight_gradient(problem, *args, flat(grad_weight), (1, inputs, 0))
     return grad_input, grad_weight, channel_sums(grad_output) if needs[2] else None

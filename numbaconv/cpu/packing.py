@@ -80,8 +80,9 @@ def _pack(first, end, weight, packed, packing, tap_offsets):
         if count < block:
             panel[:] = 0
         start = group * packing.group_stride + column * packing.column_stride
-        for v in range(0, count, STREAMS):
-            streams = min(STREAMS, count - v)
+        most = block if packing.column_stride == 1 else STREAMS
+        for v in range(0, count, most):
+            streams = min(most, count - v)
             for j in range(depth):
                 for tap in range(taps):
                     at = start + v * packing.column_stride + j * packing.depth_stride + tap_offsets[tap]

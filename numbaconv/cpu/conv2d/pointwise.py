@@ -12,9 +12,8 @@ import numpy as np
 
 from ...shapes import Conv2dProblem
 from ..layout import CHANNELS_LAST, channels_last, in_layout, layout_of
-from . import direct
+from . import direct, weight_gradient
 from .algorithm import Algorithm
-from .weight_gradient import backward_weight as weight_gradient
 
 
 def supports(problem: Conv2dProblem) -> str:
@@ -29,7 +28,7 @@ def supports(problem: Conv2dProblem) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _one_line(problem: Conv2dProblem, lines: int = 1) -> Conv2dProblem:
+def _one_image(problem: Conv2dProblem, lines: int = 1) -> Conv2dProblem:
     """The same problem as one image of `lines` lines."""
     n, c, h, w = problem.input_shape
     length = n * h * w // lines
@@ -38,7 +37,7 @@ def _one_line(problem: Conv2dProblem, lines: int = 1) -> Conv2dProblem:
     )
 
 
-def _as_lines(x: np.ndarray, lines: int = 1) -> np.ndarray:
+def as_lines(x: np.ndarray, lines: int = 1) -> np.ndarray:
     """(N, C, H, W) seen as (1, C, lines, N * H * W // lines); copied only if it is not channels_last."""
     n, c, h, w = x.shape
     pixels = channels_last(x).transpose(0, 2, 3, 1).reshape(1, lines, n * h * w // lines, c)
@@ -53,7 +52,7 @@ def _from_line(out: np.ndarray, size: tuple[int, int, int], layout: str) -> np.n
 
 
 def forward(problem: Conv2dProblem, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    out = direct.forward(_one_line(problem), _as_lines(x), weight, bias)
+    out = direct.forward(_one_image(problem), as_lines(x), weight, bias)
     n, _, h, w = problem.output_shape
     return _from_line(out, (n, h, w), layout_of(x))
 
@@ -61,15 +60,21 @@ def forward(problem: Conv2dProblem, x: np.ndarray, weight: np.ndarray, bias: np.
 def backward_input(
     problem: Conv2dProblem, grad_output: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
 ) -> np.ndarray:
-    out = direct.backward_input(_one_line(problem), _as_lines(grad_output), weight, bias)
+    out = direct.backward_input(_one_image(problem), as_lines(grad_output), weight, bias)
     n, _, h, w = problem.input_shape
     return _from_line(out, (n, h, w), layout_of(grad_output))
 
 
 def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:
+    problem = in_lines(problem)
+    lines = problem.output_shape[2]
+    return weight_gradient.backward_weight(problem, as_lines(grad_output, lines), as_lines(x, lines))
+
+
+def in_lines(problem: Conv2dProblem) -> Conv2dProblem:
+    """The same problem as one image of lines that the weight-gradient can split over its tasks."""
     n, _, h, w = problem.input_shape
-    lines = _lines(n * h * w)
-    return weight_gradient(_one_line(problem, lines), _as_lines(grad_output, lines), _as_lines(x, lines))
+    return _one_image(problem, _lines(n * h * w))
 
 
 @functools.lru_cache(maxsize=1024)

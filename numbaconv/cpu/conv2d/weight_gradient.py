@@ -23,7 +23,7 @@ from ..convert import SMALL, copy_to_channels_last
 from ..correlate import TERMS, zeros
 from ..layout import dense, element_strides, empty, flat, padded_channels_last
 from ..memory import scratch
-from ..packing import Columns, columns_for
+from ..packing import STREAMS, Columns, columns_for
 from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_tile
 
 TASKS = 16  # enough to balance a few threads
@@ -63,10 +63,19 @@ class _Plan(NamedTuple):
 
 def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:
     """(K, C // groups, R, S), C-contiguous."""
+    _, c, r, s = problem.weight_shape
     out = empty(problem.weight_shape, x.dtype)
+    weight_gradient(problem, grad_output, x, flat(out), (c * r * s, r * s, 1))
+    return out
+
+
+def weight_gradient(
+    problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, strides: tuple[int, int, int]
+) -> None:
+    """Fills flat `out`; `strides` say where k, c and the tap (r, s) go in it, in elements."""
     if grad_output.size == 0:
-        out[...] = 0
-        return out
+        out[:] = 0
+        return
     plan = _plan(problem, x.itemsize)
     reduction = plan.reduction
     padded_x = padded_channels_last(dense(x), plan.x_padding, "padded source")
@@ -79,12 +88,10 @@ def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarr
         _accumulate, _accumulate_parallel, reduction.tasks, work_ns,
         padded_x, grad, partial, zeros(reduction.block, x.dtype), reduction, plan.row_offsets, plan.columns.wide,
     )  # fmt: skip
-    _, c, r, s = problem.weight_shape
     launch(
         _reduce, _reduce_parallel, reduction.groups * reduction.blocks, size * reduction.splits * 0.7,
-        partial, flat(out), reduction, (c, r * s),
+        partial, out, reduction, problem.weight_shape[1], strides,
     )  # fmt: skip
-    return out
 
 
 def _readable_to_the_block(grad_output: np.ndarray, reduction: Reduction) -> np.ndarray:
@@ -198,27 +205,34 @@ def _accumulate_parallel(first, end, x, grad, partial, zeros, reduction, row_off
 
 
 @kernel
-def _reduce(first, end, partial, out, reduction, filter_size):
-    """Adds the splits in order and puts (r, s, c, k) where it belongs in (k, c, r, s). Task: a block of columns."""
+def _reduce(first, end, partial, out, reduction, channels, strides):
+    """Adds the splits in order and puts (r, s, c, k) where it belongs. Task: a block of columns.
+
+    A few columns at a time, so that each is written front to back (see `packing`).
+    """
     never_inline()
-    channels, taps = filter_size
+    k_stride, c_stride, tap_stride = strides
     size = reduction.filter_rows * reduction.block
+    pitch = reduction.groups * reduction.blocks * size
     for task in range(first, end):
         group = task // reduction.blocks
         column = (task - group * reduction.blocks) * reduction.block
-        for row in range(reduction.filter_rows):
-            tap = row // channels
-            c = row - tap * channels
-            for v in range(min(reduction.block, reduction.width - column)):
-                at = task * size + row * reduction.block + v
-                total = partial[at]
-                for split in range(1, reduction.splits):
-                    total += partial[at + split * reduction.groups * reduction.blocks * size]
-                k = group * reduction.width + column + v
-                out[(k * channels + c) * taps + tap] = total
+        count = min(reduction.block, reduction.width - column)
+        most = reduction.block if k_stride == 1 else STREAMS
+        for v in range(0, count, most):
+            streams = min(most, count - v)
+            for c in range(channels):
+                for tap in range(reduction.filter_rows // channels):
+                    at = task * size + (tap * channels + c) * reduction.block + v
+                    to = (group * reduction.width + column + v) * k_stride + c * c_stride + tap * tap_stride
+                    for i in range(streams):
+                        total = partial[at + i]
+                        for split in range(1, reduction.splits):
+                            total += partial[at + i + split * pitch]
+                        out[to + i * k_stride] = total
 
 
 @parallel_kernel
-def _reduce_parallel(first, end, partial, out, reduction, filter_size):
+def _reduce_parallel(first, end, partial, out, reduction, channels, strides):
     for task in prange(first, end):
-        _reduce(task, task + 1, partial, out, reduction, filter_size)
+        _reduce(task, task + 1, partial, out, reduction, channels, strides)
