@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 # Relative L2 error, and the largest single error as a share of the root mean square of the expected values.
-# float32 has 24 bits; 512-term sums in random order lose about 3e-7 (KERNELS of any library; oneDNN's too).
+# float32 has 24 bits; sums of 512 random terms lose about 3e-7, whatever the library.
 L2 = {"float32": 2e-6, "float64": 1e-12}
 MAX = {"float32": 4e-5, "float64": 1e-11}
 
@@ -120,7 +120,7 @@ LAYOUTS = {
 # Those for arrays of any rank
 LAYOUTS_2D = {name: make for name, make in LAYOUTS.items() if not name.endswith("channels_last")}
 
-# What `layout_of` says of each, as DESIGN has it: C order wins, else C's stride against those of H and W
+# What `layout_of` says of each: C order wins, else C's stride against those of H and W
 CHANNELS_LAST = ("channels_last", "fortran", "sliced_channels_last", "broadcast_channels", "read_only_channels_last")
 
 
