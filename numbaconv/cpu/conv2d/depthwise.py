@@ -8,12 +8,12 @@ at a time: a row of W * C values stays in cache while the R * S taps add to it. 
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...jit import inline, kernel, launch, never_inline, parallel_kernel, prange
-from ...shapes import Conv2dProblem
+from ...shapes import Conv2dProblem, Shape4
 from ..layout import CHANNELS_LAST, channels_last, empty, flat, in_layout, layout_of
 from ..memory import scratch
 from .algorithm import Algorithm
@@ -81,13 +81,27 @@ def _fill(row, bias):
 
 
 def forward(problem: Conv2dProblem, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    n, k, p, _ = problem.output_shape
-    out = empty(problem.output_shape, x.dtype, CHANNELS_LAST)
-    start = scratch("packed bias", k, x.dtype)
+    return _by_rows(_forward, _forward_parallel, problem, problem.output_shape, x, weight, bias)
+
+
+def backward_input(
+    problem: Conv2dProblem, grad_output: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
+) -> np.ndarray:
+    return _by_rows(_backward_input, _backward_input_parallel, problem, problem.input_shape, grad_output, weight, bias)
+
+
+def _by_rows(
+    body: Any, parallel: Any, problem: Conv2dProblem, out_shape: Shape4,
+    source: np.ndarray, weight: np.ndarray, bias: np.ndarray | None,
+) -> np.ndarray:  # fmt: skip
+    """Runs a kernel whose tasks are the rows of its result."""
+    n, channels, rows, _ = out_shape
+    out = empty(out_shape, source.dtype, CHANNELS_LAST)
+    start = scratch("packed bias", channels, source.dtype)
     start[:] = 0 if bias is None else bias
-    args = flat(channels_last(x)), _taps_first(weight), start, flat(out), _window(problem)
-    launch(_forward, _forward_parallel, n * p, _work_ns(problem), *args)
-    return in_layout(out, layout_of(x))
+    args = flat(channels_last(source)), _taps_first(weight), start, flat(out), _window(problem)
+    launch(body, parallel, n * rows, _work_ns(problem), *args)
+    return in_layout(out, layout_of(source))
 
 
 @kernel
@@ -117,18 +131,6 @@ def _forward(first, end, x, weight, bias, out, z):
 def _forward_parallel(first, end, x, weight, bias, out, z):
     for task in prange(first, end):
         _forward(task, task + 1, x, weight, bias, out, z)
-
-
-def backward_input(
-    problem: Conv2dProblem, grad_output: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
-) -> np.ndarray:
-    n, c, h, _ = problem.input_shape
-    out = empty(problem.input_shape, grad_output.dtype, CHANNELS_LAST)
-    start = scratch("packed bias", c, grad_output.dtype)
-    start[:] = 0 if bias is None else bias
-    args = flat(channels_last(grad_output)), _taps_first(weight), start, flat(out), _window(problem)
-    launch(_backward_input, _backward_input_parallel, n * h, _work_ns(problem), *args)
-    return in_layout(out, layout_of(grad_output))
 
 
 @kernel
