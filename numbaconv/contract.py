@@ -11,6 +11,7 @@ they are returned; the others are None.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -34,6 +35,11 @@ class BatchNormResult(NamedTuple):
 
 def conv2d(problem: Conv2dProblem, x: Array, weight: Array, bias: Array | None) -> Array:
     """output[n,k,p,q] = bias[k] + sum over c,r,s of x[n,c,p*stride+r*dilation-pad,...] * weight[k,c,r,s]."""
+    raise NotImplementedError
+
+
+def prepare_conv2d(weight: Array, bias: Array | None) -> Callable[[Conv2dProblem, Array, bool], Array]:
+    """A function (problem, x, relu) that convolves with copies of weight and bias, packed once; then max(result, 0)."""
     raise NotImplementedError
 
 
@@ -68,6 +74,11 @@ def explain(problem: Conv2dProblem) -> str:
 
 def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     """x (M, in) times weight (out, in) transposed, plus bias (out,): (M, out)."""
+    raise NotImplementedError
+
+
+def prepare_linear(weight: Array, bias: Array | None) -> Callable[[Array, bool], Array]:
+    """A function (x, relu) that multiplies with copies of weight and bias, packed once; then max(result, 0)."""
     raise NotImplementedError
 
 

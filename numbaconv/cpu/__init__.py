@@ -25,10 +25,11 @@ from .conv2d import (
     conv2d_backward_input,
     conv2d_backward_weight,
     explain,
+    prepare_conv2d,
 )
 from .dropout import dropout
 from .layout import channels_last, contiguous, layout_of
-from .linear import linear, linear_backward
+from .linear import linear, linear_backward, prepare_linear
 from .loss import cross_entropy, cross_entropy_backward, mse_loss, mse_loss_backward
 from .memory import reuse_buffers
 from .norm import batch_norm, batch_norm_backward

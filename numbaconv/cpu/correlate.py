@@ -15,6 +15,7 @@ two cache levels; the weights of one block (taps * depth * 64 values) are read o
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -73,8 +74,9 @@ def chunk_size(pixels: int, tile_rows: int) -> int:
 
 
 def correlate(
-    grid: Grid, taps: np.ndarray, source: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray, wide: bool
-) -> None:
+    grid: Grid, taps: np.ndarray, source: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray, wide: bool,
+    relu: bool = False,
+) -> None:  # fmt: skip
     """Computes one grid.
 
     Args:
@@ -82,13 +84,20 @@ def correlate(
         source: flat channels-last.
         weight, bias: packed.
         out: flat channels-last; written where the grid's pixels are.
+        relu: whether max(result, 0) is stored.
     """
     pixels = grid.images * grid.rows * grid.columns
     lanes = VECTOR_BYTES // out.itemsize
     work_ns = pixels * grid.groups * grid.blocks * grid.block * (len(taps) * grid.depth + 4) / lanes * 0.4
     page = zeros(grid.depth, source.dtype)
     distance = (page.__array_interface__["data"][0] - source.__array_interface__["data"][0]) // source.itemsize
-    launch(_correlate, _correlate_parallel, grid.tasks, work_ns, source, distance, weight, bias, out, grid, taps, wide)
+    args = source, distance, weight, bias, out, grid, taps, wide, lowest(relu, out.dtype)
+    launch(_correlate, _correlate_parallel, grid.tasks, work_ns, *args)
+
+
+def lowest(relu: bool, dtype: np.dtype) -> np.floating:
+    """The least value that a kernel's epilogue lets through: of ReLU 0, of none -inf."""
+    return dtype.type(0.0 if relu else -math.inf)
 
 
 _zeros: dict[np.dtype, np.ndarray] = {}
@@ -104,19 +113,19 @@ def zeros(size: int, dtype: np.dtype) -> np.ndarray:
 
 @inline
 def _tile(wide, source, a_start, a_offsets, a_table, weight, b_start, b_offsets, b_table, block, out, out_start,
-          out_offsets, bias, bias_start, count, outer, inner, first):  # fmt: skip
+          out_offsets, bias, bias_start, count, outer, inner, first, floor):  # fmt: skip
     if wide:
         multiply_tile(source, a_start, a_offsets, a_table, 1, weight, b_start, b_offsets, b_table, block, out,
-                      out_start, out_offsets, bias, bias_start, count, outer, inner, first,
+                      out_start, out_offsets, bias, bias_start, count, outer, inner, first, floor,
                       WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
     else:
         multiply_tile(source, a_start, a_offsets, a_table, 1, weight, b_start, b_offsets, b_table, block, out,
-                      out_start, out_offsets, bias, bias_start, count, outer, inner, first,
+                      out_start, out_offsets, bias, bias_start, count, outer, inner, first, floor,
                       NARROW_ROWS, NARROW_VECTORS)  # fmt: skip
 
 
 @kernel
-def _correlate(first, end, source, zeros, weight, bias, out, grid, taps, wide):
+def _correlate(first, end, source, zeros, weight, bias, out, grid, taps, wide, floor):
     never_inline()
     tap_count = taps.shape[0]
     rows = WIDE_ROWS if wide else NARROW_ROWS
@@ -126,6 +135,7 @@ def _correlate(first, end, source, zeros, weight, bias, out, grid, taps, wide):
     pixels = grid.rows * grid.columns
     chunks = (pixels + grid.chunk - 1) // grid.chunk
     per_call = max(1, TERMS // grid.depth)
+    none = out.dtype.type(-np.inf)
     for task in range(first, end):
         block = task // (grid.images * chunks)  # over groups and their blocks
         image = task // chunks - block * grid.images
@@ -154,13 +164,15 @@ def _correlate(first, end, source, zeros, weight, bias, out, grid, taps, wide):
             while tap == 0 or tap < tap_count:  # a grid that no tap reaches still gets its bias
                 outer = min(per_call, tap_count - tap)
                 for j in range(0, grid.depth, TERMS):
+                    last_segment = tap + outer >= tap_count and j + TERMS >= grid.depth
                     _tile(wide, source, j, source_offsets, tap * rows, weight, j * grid.block, weight_offsets, tap,
                           grid.block, out, out_start, out_offsets, bias, block * grid.block, count, outer,
-                          min(TERMS, grid.depth - j), tap == 0 and j == 0)  # fmt: skip
+                          min(TERMS, grid.depth - j), tap == 0 and j == 0,
+                          floor if last_segment else none)  # fmt: skip
                 tap += max(outer, 1)
 
 
 @parallel_kernel
-def _correlate_parallel(first, end, source, zeros, weight, bias, out, grid, taps, wide):
+def _correlate_parallel(first, end, source, zeros, weight, bias, out, grid, taps, wide, floor):
     for task in prange(first, end):
-        _correlate(task, task + 1, source, zeros, weight, bias, out, grid, taps, wide)
+        _correlate(task, task + 1, source, zeros, weight, bias, out, grid, taps, wide, floor)

@@ -31,7 +31,8 @@ def _as_pixels(x: np.ndarray) -> np.ndarray:
 def _product(rows: np.ndarray, columns: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """rows (M, features) times columns (N, features) transposed: (M, N). The columns are packed."""
     problem = _problem(rows.shape[0], columns.shape)
-    out = pointwise.forward(problem, _as_pixels(rows), columns[:, :, None, None], bias)
+    packed = pointwise.pack_weight(problem, columns[:, :, None, None], bias, False)
+    out = pointwise.forward(problem, _as_pixels(rows), packed, False)
     return out.transpose(0, 2, 3, 1).reshape(rows.shape[0], columns.shape[0])
 
 
@@ -45,6 +46,22 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.nda
     else:
         np.add(transposed, bias, out=out)
     return out
+
+
+class PreparedLinear:
+    """A linear layer for prediction, its weight copied once."""
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray | None) -> None:
+        self._weight = weight.copy()
+        self._bias = None if bias is None else bias.copy()
+
+    def __call__(self, x: np.ndarray, relu: bool) -> np.ndarray:
+        out = linear(x, self._weight, self._bias)
+        return np.maximum(out, 0, out=out) if relu else out
+
+
+def prepare_linear(weight: np.ndarray, bias: np.ndarray | None) -> PreparedLinear:
+    return PreparedLinear(weight, bias)
 
 
 def linear_backward(

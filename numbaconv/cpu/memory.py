@@ -103,6 +103,11 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 _LARGEST_KEPT = 1 << 28  # bytes; larger scratch is not kept between calls
 
 
+def buffer(name: str, size: int, dtype: np.dtype, kept: bool) -> np.ndarray:
+    """1-D memory: scratch `name`, or, if it is to be kept, an array of its own."""
+    return aligned_empty((size,), dtype) if kept else scratch(name, size, dtype)
+
+
 def scratch(name: str, size: int, dtype: np.dtype) -> np.ndarray:
     """A 1-D work array of `size` elements, uninitialised, kept for this thread's next call with this name.
 

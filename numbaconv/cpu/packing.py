@@ -12,7 +12,7 @@ import numpy as np
 
 from ..jit import kernel, launch, never_inline, parallel_kernel, prange
 from .layout import contiguous, flat
-from .memory import scratch
+from .memory import buffer
 from .simd import NARROW, VECTOR_BYTES, WIDE
 
 STREAMS = 8
@@ -54,10 +54,13 @@ class Packing(NamedTuple):
     depth_stride: int
 
 
-def pack(weight: np.ndarray, packing: Packing, tap_offsets: np.ndarray) -> np.ndarray:
-    """The packed weight, in scratch; `tap_offsets` (taps,) int64 says where in `weight` each tap begins."""
+def pack(weight: np.ndarray, packing: Packing, tap_offsets: np.ndarray, kept: bool = False) -> np.ndarray:
+    """The packed weight, in scratch unless `kept`.
+
+    `tap_offsets` (taps,) int64 says where in `weight` each tap begins.
+    """
     size = packing.groups * packing.blocks * tap_offsets.size * packing.depth * packing.block
-    packed = scratch("packed weight", size, weight.dtype)
+    packed = buffer("packed weight", size, weight.dtype, kept)
     tasks = packing.groups * packing.blocks
     launch(_pack, _pack_parallel, tasks, size * 1.0, flat(contiguous(weight)), packed, packing, tap_offsets)
     return packed
@@ -97,9 +100,18 @@ def _pack_parallel(first, end, weight, packed, packing, tap_offsets):
         _pack(task, task + 1, weight, packed, packing, tap_offsets)
 
 
-def pack_bias(bias: np.ndarray | None, groups: int, columns: Columns, width: int, dtype: np.dtype) -> np.ndarray:
-    """The bias in the same blocks, in scratch; zeros where there is none."""
-    packed = scratch("packed bias", groups * columns.blocks * columns.block, dtype)
+class Packed(NamedTuple):
+    """Weight and bias as the register tile reads them."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+def pack_bias(
+    bias: np.ndarray | None, groups: int, columns: Columns, width: int, dtype: np.dtype, kept: bool = False
+) -> np.ndarray:
+    """The bias in the same blocks, in scratch unless `kept`; zeros where there is none."""
+    packed = buffer("packed bias", groups * columns.blocks * columns.block, dtype, kept)
     packed[:] = 0
     if bias is not None:
         blocks = packed.reshape(groups, columns.blocks * columns.block)

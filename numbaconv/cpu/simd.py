@@ -84,6 +84,10 @@ class _Vectors:
         function = self._function(f"llvm.fmuladd.{self.name}", self.type, self.type, self.type, self.type)
         return self.builder.call(function, [a, b, c])
 
+    def at_least(self, value: Any, floor: Any) -> Any:
+        """`value`, or `floor` where value is less; NaN stays."""
+        return self.builder.select(self.builder.fcmp_ordered("<", value, floor), floor, value)
+
     def first_lanes(self, count: Any, start: int) -> Any:
         """The mask of lanes whose index, from `start`, is less than `count`."""
         integers = ir.VectorType(_INT, self.lanes)
@@ -124,6 +128,7 @@ def _multiply_tile(
     outer: Any,
     inner: Any,
     first: Any,
+    floor: Any,
     rows: Any,
     vectors: Any,
 ) -> Any:
@@ -133,7 +138,7 @@ def _multiply_tile(
         *(a, index, a_offsets, index, index),
         *(b, index, b_offsets, index, index),
         *(out, index, out_offsets, initial, index),
-        *(index, index, index, types.boolean, rows, vectors),
+        *(index, index, index, types.boolean, a.dtype, rows, vectors),
     )
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -147,7 +152,7 @@ def _multiply_tile(
             b=builder.gep(data(5), [args[6]]), b_offsets=builder.gep(data(7), [args[8]]), b_step=args[9],
             out=builder.gep(data(10), [args[11]]), out_offsets=data(12),
             initial=builder.gep(data(13), [args[14]]),
-            columns=args[15], outer=args[16], inner=args[17], first=args[18],
+            columns=args[15], outer=args[16], inner=args[17], first=args[18], floor=args[19],
         ))  # fmt: skip
         return context.get_dummy_value()
 
@@ -155,13 +160,15 @@ def _multiply_tile(
 
 
 # multiply_tile(a, a_start, a_offsets, a_table, a_step, b, b_start, b_offsets, b_table, b_step,
-#               out, out_start, out_offsets, initial, initial_start, columns, outer, inner, first, rows, vectors)
+#               out, out_start, out_offsets, initial, initial_start, columns, outer, inner, first, floor, rows, vectors)
 #
 # For m < rows and v < vectors * lanes, with literal rows and vectors:
 #
 #   out[out_start + out_offsets[m] + v] = (initial[initial_start + v] if first else the value there)
 #       + sum over i < outer, j < inner of a[a_start + a_offsets[a_table + i * rows + m] + j * a_step]
 #                                        * b[b_start + b_offsets[b_table + i] + j * b_step + v]
+#
+# and then floor where that is less than floor: 0 for ReLU, -inf for none (NaN stays NaN).
 #
 # Only the first `columns` columns of out are read and written; b and initial are padded to full vectors. All start,
 # offset and step values are in elements. Rows beyond the last valid one repeat it: they write the same values to the
@@ -183,6 +190,7 @@ class _TileArguments(NamedTuple):
     outer: Any
     inner: Any
     first: Any
+    floor: Any
 
 
 def _emit_tile(builder: Any, vec: _Vectors, tile: Tile, t: _TileArguments) -> None:
@@ -223,6 +231,10 @@ def _emit_tile(builder: Any, vec: _Vectors, tile: Tile, t: _TileArguments) -> No
             for m, v in every:
                 before = vec.masked_load(out_at[m, v], masks[v])
                 builder.store(builder.fadd(builder.load(sums[m, v]), before), sums[m, v])
+
+    floor = vec.splat(t.floor)
+    for place in every:
+        builder.store(vec.at_least(builder.load(sums[place]), floor), sums[place])
 
     full = builder.icmp_signed("==", t.columns, _constant(tile.vectors * vec.lanes))
     with builder.if_else(full) as (then, otherwise):

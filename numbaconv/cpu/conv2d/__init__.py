@@ -8,6 +8,7 @@ from ...algorithm import forced
 from ...shapes import Conv2dProblem
 from ..layout import dense
 from ..reduce import channel_sums
+from .algorithm import Packed
 from .choose import choose, explain
 
 __all__ = [
@@ -17,23 +18,48 @@ __all__ = [
     "conv2d_backward_input",
     "conv2d_backward_weight",
     "explain",
+    "prepare_conv2d",
 ]
 
 
 def conv2d(problem: Conv2dProblem, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    return choose(problem, "forward", forced())(problem, dense(x), weight, bias)
+    algorithm = choose(problem, "forward", forced())
+    return algorithm.forward(problem, dense(x), algorithm.pack_weight(problem, weight, bias, False), False)
+
+
+class PreparedConv2d:
+    """A convolution of one layer, for prediction: its weights are copied once, and packed once per algorithm.
+
+    Algorithms differ with the size of x; what they want of the weights does not, so it is kept by their names.
+    """
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray | None) -> None:
+        self._weight = weight.copy()
+        self._bias = None if bias is None else bias.copy()
+        self._packed: dict[str, Packed] = {}
+
+    def __call__(self, problem: Conv2dProblem, x: np.ndarray, relu: bool) -> np.ndarray:
+        algorithm = choose(problem, "forward", forced())
+        packed = self._packed.get(algorithm.name)
+        if packed is None:  # two threads may both do it: the results are the same
+            packed = self._packed[algorithm.name] = algorithm.pack_weight(problem, self._weight, self._bias, True)
+        return algorithm.forward(problem, dense(x), packed, relu)
+
+
+def prepare_conv2d(weight: np.ndarray, bias: np.ndarray | None) -> PreparedConv2d:
+    return PreparedConv2d(weight, bias)
 
 
 def conv2d_backward_input(
     problem: Conv2dProblem, grad_output: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None
 ) -> np.ndarray:
-    function = choose(problem, "backward_input", forced())
-    return function(problem, dense(grad_output), weight, bias)
+    algorithm = choose(problem, "backward_input", forced())
+    return algorithm.backward_input(problem, dense(grad_output), weight, bias)
 
 
 def conv2d_backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:
-    function = choose(problem, "backward_weight", forced())
-    return function(problem, dense(grad_output), dense(x))
+    algorithm = choose(problem, "backward_weight", forced())
+    return algorithm.backward_weight(problem, dense(grad_output), dense(x))
 
 
 def conv2d_backward_bias(grad_output: np.ndarray) -> np.ndarray:

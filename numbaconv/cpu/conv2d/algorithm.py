@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...shapes import Conv2dProblem
 
-Forward = Callable[[Conv2dProblem, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
-BackwardWeight = Callable[[Conv2dProblem, np.ndarray, np.ndarray], np.ndarray]
+Packed = Any  # whatever an algorithm's forward wants of weight and bias
 
 
 class Algorithm(NamedTuple):
@@ -18,11 +17,16 @@ class Algorithm(NamedTuple):
 
     ``supports(problem)`` is "" or the reason why not; ``pays(problem)`` too, where it could but something later in the
     list is faster: it is then taken only if forced. A direction that it does not have is None.
+
+    The forward pass has two steps, so that the first can be done once: ``pack_weight(problem, weight, bias, kept)``,
+    whose result depends on the layer and not on the size of x, and is scratch, gone at the next call, unless `kept`;
+    and ``forward(problem, x, packed, relu)``.
     """
 
     name: str
     supports: Callable[[Conv2dProblem], str]
-    forward: Forward | None  # (problem, x, weight, bias)
-    backward_input: Forward | None  # (problem, grad_output, weight, bias)
-    backward_weight: BackwardWeight | None  # (problem, grad_output, x)
+    pack_weight: Callable[[Conv2dProblem, np.ndarray, np.ndarray | None, bool], Packed] | Any
+    forward: Callable[[Conv2dProblem, np.ndarray, Packed, bool], np.ndarray] | Any
+    backward_input: Callable[[Conv2dProblem, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray] | Any
+    backward_weight: Callable[[Conv2dProblem, np.ndarray, np.ndarray], np.ndarray] | Any
     pays: Callable[[Conv2dProblem], str] = lambda problem: ""

@@ -6,7 +6,6 @@ A pure function of the problem and the forced name, so it is asked once per prob
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 from ...errors import ArgumentError, message
@@ -34,8 +33,8 @@ def verdicts(problem: Conv2dProblem, direction: str) -> list[tuple[str, str]]:
 
 
 @functools.lru_cache(maxsize=4096)
-def choose(problem: Conv2dProblem, direction: str, forced: str | None) -> Callable[..., Any]:
-    """The function that computes `direction` of `problem`.
+def choose(problem: Conv2dProblem, direction: str, forced: str | None) -> Algorithm:
+    """The algorithm that computes `direction` of `problem`.
 
     Raises:
         ArgumentError: if the forced algorithm is unknown, or does not support the problem.
@@ -51,9 +50,9 @@ def choose(problem: Conv2dProblem, direction: str, forced: str | None) -> Callab
                 message("algorithm", f"{forced} does not support this problem: {reason}", **_facts(problem))
             )
         if getattr(chosen, direction) is not None:
-            return getattr(chosen, direction)
+            return chosen
     name = next(name for name, reason in verdicts(problem, direction) if not reason)
-    return getattr(next(a for a in ALGORITHMS if a.name == name), direction)
+    return next(a for a in ALGORITHMS if a.name == name)
 
 
 def _facts(problem: Conv2dProblem) -> dict[str, Any]:

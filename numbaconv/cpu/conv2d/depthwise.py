@@ -15,7 +15,8 @@ import numpy as np
 from ...jit import inline, kernel, launch, never_inline, parallel_kernel, prange
 from ...shapes import Conv2dProblem, Shape4
 from ..layout import CHANNELS_LAST, channels_last, empty, flat, in_layout, layout_of
-from ..memory import scratch
+from ..memory import buffer, scratch
+from ..packing import Packed
 from .algorithm import Algorithm
 
 _SPLITS = 16  # of the weight-gradient's lines
@@ -55,13 +56,6 @@ def _window(problem: Conv2dProblem) -> _Window:
     )  # fmt: skip
 
 
-def _taps_first(weight: np.ndarray) -> np.ndarray:
-    """(C, 1, R, S) as flat (R * S, C): each tap's weights are a vector."""
-    packed = scratch("packed weight", weight.size, weight.dtype)
-    packed.reshape(-1, weight.shape[0])[...] = weight.reshape(weight.shape[0], -1).T
-    return packed
-
-
 def _work_ns(problem: Conv2dProblem) -> float:
     return problem.multiply_adds * 0.1
 
@@ -80,27 +74,39 @@ def _fill(row, bias):
         row[start : start + bias.size] = bias
 
 
-def forward(problem: Conv2dProblem, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    return _by_rows(_forward, _forward_parallel, problem, problem.output_shape, x, weight, bias)
+def pack_weight(problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> Packed:
+    """Each tap's weights as a vector: (C, 1, R, S) as flat (R * S, C)."""
+    channels = weight.shape[0]
+    packed = Packed(
+        buffer("packed weight", weight.size, weight.dtype, kept), buffer("packed bias", channels, weight.dtype, kept)
+    )
+    packed.weight.reshape(-1, channels)[...] = weight.reshape(channels, -1).T
+    packed.bias[:] = 0 if bias is None else bias
+    return packed
+
+
+def forward(problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
+    return _by_rows(_forward, _forward_parallel, problem, problem.output_shape, x, packed, relu)
 
 
 def backward_input(
     problem: Conv2dProblem, grad_output: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
 ) -> np.ndarray:
-    return _by_rows(_backward_input, _backward_input_parallel, problem, problem.input_shape, grad_output, weight, bias)
+    packed = pack_weight(problem, weight, bias, False)
+    return _by_rows(_backward_input, _backward_input_parallel, problem, problem.input_shape, grad_output, packed, False)
 
 
 def _by_rows(
     body: Any, parallel: Any, problem: Conv2dProblem, out_shape: Shape4,
-    source: np.ndarray, weight: np.ndarray, bias: np.ndarray | None,
+    source: np.ndarray, packed: Packed, relu: bool,
 ) -> np.ndarray:  # fmt: skip
     """Runs a kernel whose tasks are the rows of its result."""
-    n, channels, rows, _ = out_shape
+    n, _, rows, _ = out_shape
     out = empty(out_shape, source.dtype, CHANNELS_LAST)
-    start = scratch("packed bias", channels, source.dtype)
-    start[:] = 0 if bias is None else bias
-    args = flat(channels_last(source)), _taps_first(weight), start, flat(out), _window(problem)
+    args = flat(channels_last(source)), *packed, flat(out), _window(problem)
     launch(body, parallel, n * rows, _work_ns(problem), *args)
+    if relu:
+        np.maximum(out, 0, out=out)
     return in_layout(out, layout_of(source))
 
 
@@ -217,6 +223,7 @@ def _backward_weight_parallel(first, end, grad_output, x, partial, lines, z):
 ALGORITHM = Algorithm(
     name="depthwise",
     supports=supports,
+    pack_weight=pack_weight,
     forward=forward,
     backward_input=backward_input,
     backward_weight=backward_weight,

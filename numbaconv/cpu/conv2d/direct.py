@@ -14,7 +14,7 @@ import numpy as np
 from ...shapes import Conv2dProblem, Shape4
 from ..correlate import Grid, chunk_size, correlate
 from ..layout import CHANNELS_LAST, dense, empty, flat, in_layout, layout_of, padded_channels_last
-from ..packing import Columns, Packing, columns_for, pack, pack_bias
+from ..packing import Columns, Packed, Packing, columns_for, pack, pack_bias
 from .algorithm import Algorithm
 from .weight_gradient import backward_weight
 
@@ -40,9 +40,22 @@ class _Taps(NamedTuple):
     columns: list[tuple[int, int]]
 
 
-def forward(problem: Conv2dProblem, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+def pack_weight(problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> Packed:
+    """For `forward`."""
+    return _pack(_forward_plan(problem, weight.itemsize), weight, bias, kept)
+
+
+def _pack(plan: _Plan, weight: np.ndarray, bias: np.ndarray | None, kept: bool = False) -> Packed:
+    packing = plan.packing
+    return Packed(
+        pack(weight, packing, plan.tap_offsets, kept),
+        pack_bias(bias, packing.groups, plan.columns, packing.width, weight.dtype, kept),
+    )
+
+
+def forward(problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
     """(N, K, P, Q) in the layout of x."""
-    return _run(_forward_plan(problem, x.itemsize), problem.output_shape, x, weight, bias)
+    return _run(_forward_plan(problem, x.itemsize), problem.output_shape, x, packed, relu)
 
 
 def backward_input(
@@ -50,19 +63,16 @@ def backward_input(
 ) -> np.ndarray:
     """(N, C, H, W) in the layout of grad_output."""
     plan = _backward_input_plan(problem, grad_output.itemsize)
-    return _run(plan, problem.input_shape, grad_output, weight, bias)
+    return _run(plan, problem.input_shape, grad_output, _pack(plan, weight, bias), False)
 
 
-def _run(plan: _Plan, out_shape: Shape4, source: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+def _run(plan: _Plan, out_shape: Shape4, source: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
     layout = layout_of(source)
     out = empty(out_shape, source.dtype, CHANNELS_LAST)
     if out.size:
-        packing = plan.packing
-        packed_bias = pack_bias(bias, packing.groups, plan.columns, packing.width, source.dtype)
-        packed = pack(weight, packing, plan.tap_offsets)
         flat_source = padded_channels_last(dense(source), plan.source_padding, "padded source")
         for grid, taps in plan.grids:
-            correlate(grid, taps, flat_source, packed, packed_bias, flat(out), plan.columns.wide)
+            correlate(grid, taps, flat_source, packed.weight, packed.bias, flat(out), plan.columns.wide, relu)
     return in_layout(out, layout)
 
 
@@ -166,6 +176,7 @@ def _folded(grid: Grid, taps: _Taps, columns: Columns, packing: Packing, filter_
 ALGORITHM = Algorithm(
     name="direct",
     supports=lambda problem: "",
+    pack_weight=pack_weight,
     forward=forward,
     backward_input=backward_input,
     backward_weight=backward_weight,

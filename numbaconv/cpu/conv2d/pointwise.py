@@ -12,6 +12,7 @@ import numpy as np
 
 from ...shapes import Conv2dProblem
 from ..layout import CHANNELS_LAST, channels_last, in_layout, layout_of
+from ..packing import Packed
 from . import direct, weight_gradient
 from .algorithm import Algorithm
 
@@ -51,8 +52,12 @@ def _from_line(out: np.ndarray, size: tuple[int, int, int], layout: str) -> np.n
     return image if layout == CHANNELS_LAST else in_layout(image, layout)
 
 
-def forward(problem: Conv2dProblem, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    out = direct.forward(_one_image(problem), as_lines(x), weight, bias)
+def pack_weight(problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> Packed:
+    return direct.pack_weight(_one_image(problem), weight, bias, kept)
+
+
+def forward(problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
+    out = direct.forward(_one_image(problem), as_lines(x), packed, relu)
     n, _, h, w = problem.output_shape
     return _from_line(out, (n, h, w), layout_of(x))
 
@@ -89,6 +94,7 @@ def _lines(pixels: int) -> int:
 ALGORITHM = Algorithm(
     name="pointwise",
     supports=supports,
+    pack_weight=pack_weight,
     forward=forward,
     backward_input=backward_input,
     backward_weight=backward_weight,

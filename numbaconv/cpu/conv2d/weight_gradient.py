@@ -143,10 +143,10 @@ def _tile(wide, x, x_offsets, x_step, grad, grad_offsets, grad_step, out, out_st
           length, first):  # fmt: skip
     if wide:
         multiply_tile(x, 0, x_offsets, 0, x_step, grad, 0, grad_offsets, 0, grad_step, out, out_start, out_offsets,
-                      zeros, 0, block, lines, length, first, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+                      zeros, 0, block, lines, length, first, -np.inf, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
     else:
         multiply_tile(x, 0, x_offsets, 0, x_step, grad, 0, grad_offsets, 0, grad_step, out, out_start, out_offsets,
-                      zeros, 0, block, lines, length, first, NARROW_ROWS, NARROW_VECTORS)  # fmt: skip
+                      zeros, 0, block, lines, length, first, -np.inf, NARROW_ROWS, NARROW_VECTORS)  # fmt: skip
 
 
 @kernel

@@ -28,8 +28,8 @@ from ...jit import inline, kernel, launch, never_inline, parallel_kernel, prange
 from ...shapes import Conv2dProblem, Shape4
 from ..correlate import TERMS, zeros
 from ..layout import CHANNELS_LAST, channels_last, contiguous, empty, flat, in_layout, layout_of
-from ..memory import scratch
-from ..packing import Columns, columns_for, pack_bias
+from ..memory import buffer
+from ..packing import Columns, Packed, columns_for, pack_bias
 from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_tile
 from .algorithm import Algorithm
 
@@ -109,11 +109,14 @@ def _plan(source: Shape4, out_shape: Shape4, top: int, left: int, itemsize: int)
     return _Plan(columns, tiling, out_shape)
 
 
-def forward(problem: Conv2dProblem, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+def pack_weight(problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> Packed:
+    k, c, _, _ = problem.weight_shape
+    return _pack(k, c, weight, (c * 9, 9, 1), bias, kept)
+
+
+def forward(problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
     top, _, left, _ = problem.padding
-    plan = _plan(problem.input_shape, problem.output_shape, top, left, x.itemsize)
-    _, c, _, _ = problem.weight_shape
-    return _run(plan, x, weight, (c * 9, 9, 1), bias)
+    return _run(_plan(problem.input_shape, problem.output_shape, top, left, x.itemsize), x, packed, relu)
 
 
 def backward_input(
@@ -121,29 +124,36 @@ def backward_input(
 ) -> np.ndarray:
     top, _, left, _ = problem.padding
     plan = _plan(problem.output_shape, problem.input_shape, 2 - top, 2 - left, grad_output.itemsize)
-    _, c, _, _ = problem.weight_shape
-    return _run(plan, grad_output, weight, (9, c * 9, -1), bias)
+    k, c, _, _ = problem.weight_shape
+    return _run(plan, grad_output, _pack(c, k, weight, (9, c * 9, -1), bias, False), False)
 
 
-def _run(
-    plan: _Plan, source: np.ndarray, weight: np.ndarray, strides: tuple[int, int, int], bias: np.ndarray | None
-) -> np.ndarray:
+def _pack(
+    out_channels: int, channels: int, weight: np.ndarray, strides: tuple[int, int, int], bias: np.ndarray | None,
+    kept: bool,
+) -> Packed:  # fmt: skip
     """`strides`: in the weight, from output to output channel, input to input channel, and filter tap to tap."""
+    columns = columns_for(out_channels, weight.itemsize)
+    size = 36 * columns.blocks * columns.block * channels
+    filters = buffer("packed weight", size, weight.dtype, kept)
+    args = flat(contiguous(weight)), filters, (columns.blocks, columns.block, channels, out_channels), strides
+    launch(_transform_filters, _transform_filters_parallel, columns.blocks, size * 1.0, *args)
+    return Packed(filters, pack_bias(bias, 1, columns, out_channels, weight.dtype, kept))
+
+
+def _run(plan: _Plan, source: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
     tiling, columns = plan.tiling, plan.columns
     out = empty(plan.out_shape, source.dtype, CHANNELS_LAST)
     if out.size:
         lanes = VECTOR_BYTES // source.itemsize
-        filters = scratch("packed weight", 36 * columns.blocks * columns.block * tiling.channels, source.dtype)
-        pack_ns = columns.blocks * columns.block * tiling.channels * 36.0
-        args = flat(contiguous(weight)), filters, tiling, strides
-        launch(_transform_filters, _transform_filters_parallel, columns.blocks, pack_ns, *args)
-        start = pack_bias(bias, 1, columns, tiling.out_channels, source.dtype)
         padding = zeros(max(tiling.channels, columns.block), source.dtype)
         work_ns = tiling.tiles * 36 * tiling.channels * columns.blocks * columns.block / lanes * 0.4
         launch(
             _convolve, _convolve_parallel, tiling.tasks, work_ns,
-            flat(channels_last(source)), filters, start, flat(out), padding, tiling, columns.wide,
+            flat(channels_last(source)), *packed, flat(out), padding, tiling, columns.wide,
         )  # fmt: skip
+        if relu:
+            np.maximum(out, 0, out=out)
     return in_layout(out, layout_of(source))
 
 
@@ -163,17 +173,17 @@ def _transform_three(a, b, c, o0, o1, o2, o3, o4, o5):
 
 
 @kernel
-def _transform_filters(first, end, weight, filters, tiling, strides):
+def _transform_filters(first, end, weight, filters, sizes, strides):
     """G g G^T of every filter, in float64. Task: a block of columns. filters: [36][block][channel][column]."""
     never_inline()
     k_stride, c_stride, tap_stride = strides
-    block = tiling.block
+    blocks, block, channels, out_channels = sizes
     taps, half = np.zeros((9, block)), np.empty((18, block))
-    step = tiling.blocks * tiling.channels * block
+    step = blocks * channels * block
     for task in range(first, end):
-        count = min(block, tiling.out_channels - task * block)
+        count = min(block, out_channels - task * block)
         taps[:, count:] = 0
-        for c in range(tiling.channels):
+        for c in range(channels):
             for v in range(count):
                 at = (task * block + v) * k_stride + c * c_stride + (8 if tap_stride < 0 else 0)
                 for tap in range(9):
@@ -183,7 +193,7 @@ def _transform_filters(first, end, weight, filters, tiling, strides):
                     taps[s], taps[3 + s], taps[6 + s],
                     half[s], half[3 + s], half[6 + s], half[9 + s], half[12 + s], half[15 + s],
                 )  # fmt: skip
-            to = (task * tiling.channels + c) * block
+            to = (task * channels + c) * block
             for i in range(6):
                 row = filters[i * 6 * step + to :]
                 _transform_three(
@@ -195,9 +205,9 @@ def _transform_filters(first, end, weight, filters, tiling, strides):
 
 
 @parallel_kernel
-def _transform_filters_parallel(first, end, weight, filters, tiling, strides):
+def _transform_filters_parallel(first, end, weight, filters, sizes, strides):
     for task in prange(first, end):
-        _transform_filters(task, task + 1, weight, filters, tiling, strides)
+        _transform_filters(task, task + 1, weight, filters, sizes, strides)
 
 
 @inline
@@ -326,10 +336,10 @@ def _tile(wide, patches, a_start, a_offsets, filters, b_start, b_offsets, produc
           block, depth, first):  # fmt: skip
     if wide:
         multiply_tile(patches, a_start, a_offsets, 0, 1, filters, b_start, b_offsets, 0, block, products, out_start,
-                      out_offsets, zeros, 0, block, 1, depth, first, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+                      out_offsets, zeros, 0, block, 1, depth, first, -np.inf, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
     else:
         multiply_tile(patches, a_start, a_offsets, 0, 1, filters, b_start, b_offsets, 0, block, products, out_start,
-                      out_offsets, zeros, 0, block, 1, depth, first, NARROW_ROWS, NARROW_VECTORS)  # fmt: skip
+                      out_offsets, zeros, 0, block, 1, depth, first, -np.inf, NARROW_ROWS, NARROW_VECTORS)  # fmt: skip
 
 
 @kernel
@@ -377,6 +387,7 @@ def _convolve_parallel(first, end, x, filters, bias, out, zeros, tiling, wide):
 ALGORITHM = Algorithm(
     name="winograd",
     supports=supports,
+    pack_weight=pack_weight,
     forward=forward,
     backward_input=backward_input,
     backward_weight=None,
