@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import ArgumentError, message
 from ...shapes import Conv2dProblem
-from . import depthwise, direct, pointwise, winograd
+from . import depthwise, direct, pointwise, winograd_variants
 from .algorithm import Algorithm
 
 DIRECTIONS = ("forward", "backward_input", "backward_weight")
@@ -19,7 +19,7 @@ DIRECTIONS = ("forward", "backward_input", "backward_weight")
 ALGORITHMS: tuple[Algorithm, ...] = (
     pointwise.ALGORITHM,
     depthwise.ALGORITHM,
-    winograd.ALGORITHM,
+    *winograd_variants.ALGORITHMS,
     direct.ALGORITHM,
 )
 

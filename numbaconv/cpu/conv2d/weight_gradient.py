@@ -19,11 +19,11 @@ import numpy as np
 
 from ...jit import inline, kernel, launch, never_inline, parallel_kernel, prange
 from ...shapes import Conv2dProblem, Shape4
-from ..convert import SMALL, copy_to_channels_last
+from ..convert import SMALL, STREAMS, copy_to_channels_last
 from ..correlate import TERMS, zeros
 from ..layout import dense, element_strides, empty, flat, padded_channels_last
 from ..memory import scratch
-from ..packing import STREAMS, Columns, columns_for
+from ..packing import Columns, columns_for
 from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_tile
 
 TASKS = 16  # enough to balance a few threads

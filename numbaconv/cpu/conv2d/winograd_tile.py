@@ -1,0 +1,278 @@
+"""What Winograd convolution is made of, in explicit SIMD: two-dimensional transforms, and products of their values.
+
+How many inputs, taps, points and results there are must be known when a kernel is compiled, and is not one number per
+library but one per variant. It travels as the *length of a tuple*: the type of ``(0,) * 6`` says 6, and numba compiles
+(and caches) a kernel once per type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from ..simd import VECTOR_BYTES, _Vectors
+from .winograd_points import transform_data, transform_filter, transform_result
+
+
+class _Value:
+    """An LLVM vector that adds, subtracts, and is multiplied by numbers (fused where numba allows it: jit.py)."""
+
+    def __init__(self, vec: _Vectors, value: Any) -> None:
+        self.vec, self.value = vec, value
+
+    def __add__(self, other: _Value) -> _Value:
+        return _Value(self.vec, self.vec.builder.fadd(self.value, other.value))
+
+    def __sub__(self, other: _Value) -> _Value:
+        return _Value(self.vec, self.vec.builder.fsub(self.value, other.value))
+
+    def __mul__(self, number: float) -> _Value:
+        constant = ir.Constant(self.vec.type, [number] * self.vec.lanes)
+        return _Value(self.vec, self.vec.builder.fmul(self.value, constant))
+
+
+Transform = Callable[[Sequence[Any]], list[Any]]
+
+
+def _separable(rows: Transform, columns: Transform, grid: list[list[Any]]) -> list[list[Any]]:
+    """`rows` applied along the first axis of a grid, then `columns` along the second."""
+    down = [rows([line[j] for line in grid]) for j in range(len(grid[0]))]
+    return [columns([column[i] for column in down]) for i in range(len(down[0]))]
+
+
+def _vectors(context: Any, builder: Any, array_type: Any) -> _Vectors:
+    element = array_type.dtype
+    return _Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
+
+
+def _data(context: Any, builder: Any, signature: Any, args: Any, position: int) -> Any:
+    return context.make_array(signature.args[position])(context, builder, args[position]).data
+
+
+def _constant(value: int) -> ir.Constant:
+    return ir.Constant(ir.IntType(64), value)
+
+
+def _load_grid(vec: _Vectors, source: Any, offsets: Any, at: Any, height: int, width: int) -> list[list[_Value]]:
+    grid = []
+    for i in range(height):
+        line = []
+        for j in range(width):
+            offset = vec.builder.load(vec.builder.gep(offsets, [_constant(i * width + j)]))
+            line.append(_Value(vec, vec.load(source, vec.builder.add(offset, at))))
+        grid.append(line)
+    return grid
+
+
+def _store_grid(vec: _Vectors, out: Any, start: Any, pitch: Any, grid: list[list[_Value]]) -> None:
+    builder, width = vec.builder, len(grid[0])
+    for i, line in enumerate(grid):
+        for j, value in enumerate(line):
+            offset = builder.add(start, builder.mul(pitch, _constant(i * width + j)))
+            builder.store(value.value, vec.at(out, offset), align=vec.itemsize)
+
+
+def _overlapping(vec: _Vectors, count: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """How many vectors cover `count` >= lanes elements, and where the i-th starts: the last ends with the last."""
+    builder, lanes = vec.builder, _constant(vec.lanes)
+    vectors = builder.udiv(builder.add(count, _constant(vec.lanes - 1)), lanes)
+    last = builder.sub(count, lanes)
+
+    def start(index: Any) -> Any:
+        at = builder.mul(index, lanes)
+        return builder.select(builder.icmp_signed("<", at, last), at, last)
+
+    return vectors, start
+
+
+def _emit_to_points(
+    context: Any,
+    builder: Any,
+    signature: Any,
+    args: Any,
+    size: tuple[int, int],
+    transforms: tuple[Transform, Transform],
+) -> Any:
+    """The body of `transform_patch` and `transform_taps`."""
+    vec = _vectors(context, builder, signature.args[0])
+    source, offsets = (_data(context, builder, signature, args, position) for position in (0, 1))
+    count, start, pitch = args[2], args[4], args[5]
+    out = _data(context, builder, signature, args, 3)
+    vectors, at = _overlapping(vec, count)
+    with cgutils.for_range(builder, vectors) as loop:
+        c = at(loop.index)
+        grid = _separable(*transforms, _load_grid(vec, source, offsets, c, *size))
+        _store_grid(vec, out, builder.add(start, c), pitch, grid)
+    return context.get_dummy_value()
+
+
+@intrinsic
+def _transform_patch(
+    typing_context: Any, x: Any, offsets: Any, channels: Any, out: Any, start: Any, pitch: Any,
+    points_h: Any, points_w: Any,
+) -> Any:  # fmt: skip
+    signature = types.void(x, offsets, types.intp, out, types.intp, types.intp, points_h, points_w)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        size = points_h.count, points_w.count
+        return _emit_to_points(context, builder, signature, args, size, (transform_data, transform_data))
+
+    return signature, codegen
+
+
+# transform_patch(x, offsets, channels, out, start, pitch, points_h, points_w)
+#
+# For c < channels (at least one vector of them): the patch x[offsets[i * width + j] + c] of points_h x points_w inputs,
+# transformed as data, to out[start + (i * width + j) * pitch + c].
+transform_patch: Any = _transform_patch
+
+
+@intrinsic
+def _transform_taps(
+    typing_context: Any, source: Any, offsets: Any, channels: Any, out: Any, start: Any, pitch: Any,
+    points_h: Any, points_w: Any, taps_h: Any, taps_w: Any,
+) -> Any:  # fmt: skip
+    signature = types.void(
+        source, offsets, types.intp, out, types.intp, types.intp, points_h, points_w, taps_h, taps_w
+    )  # fmt: skip
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def to(points: Any) -> Transform:
+            return lambda taps: transform_filter(taps, points.count)
+
+        size = taps_h.count, taps_w.count
+        return _emit_to_points(context, builder, signature, args, size, (to(points_h), to(points_w)))
+
+    return signature, codegen
+
+
+# transform_taps(source, offsets, channels, out, start, pitch, points_h, points_w, taps_h, taps_w)
+#
+# The same for taps_h x taps_w inputs that are a filter's: points_h x points_w values.
+transform_taps: Any = _transform_taps
+
+
+@intrinsic
+def _transform_products(
+    typing_context: Any, products: Any, start: Any, pitch: Any, bias: Any, bias_start: Any, columns: Any, floor: Any,
+    out: Any, offsets: Any, points_h: Any, points_w: Any, results_h: Any, results_w: Any,
+) -> Any:  # fmt: skip
+    index = types.intp
+    signature = types.void(
+        products, index, index, bias, index, index, products.dtype, out, offsets,
+        points_h, points_w, results_h, results_w,
+    )  # fmt: skip
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vec = _vectors(context, builder, signature.args[0])
+        products, bias, out, offsets = (_data(context, builder, signature, args, p) for p in (0, 3, 7, 8))
+        start, pitch, bias_start, columns = args[1], args[2], args[4], args[5]
+        floor = vec.splat(args[6])
+        lanes = _constant(vec.lanes)
+        vectors = builder.udiv(builder.add(columns, _constant(vec.lanes - 1)), lanes)
+        with cgutils.for_range(builder, vectors) as loop:
+            column = builder.mul(loop.index, lanes)
+            grid = [
+                [
+                    _Value(vec, vec.load(products, _offset(builder, start, pitch, i * points_w.count + j, column)))
+                    for j in range(points_w.count)
+                ]
+                for i in range(points_h.count)
+            ]
+            results = _separable(
+                lambda values: transform_result(values, results_h.count),
+                lambda values: transform_result(values, results_w.count),
+                grid,
+            )
+            first = vec.load(bias, builder.add(bias_start, column))
+            flat = [vec.at_least(builder.fadd(r.value, first), floor) for line in results for r in line]
+            places = [
+                vec.at(out, builder.add(builder.load(builder.gep(offsets, [_constant(i)])), column))
+                for i in range(len(flat))
+            ]
+            left = builder.sub(columns, column)
+            with builder.if_else(builder.icmp_signed(">=", left, lanes)) as (whole, part):
+                with whole:
+                    for value, place in zip(flat, places, strict=True):
+                        builder.store(value, place, align=vec.itemsize)
+                with part:
+                    mask = vec.first_lanes(left, 0)
+                    for value, place in zip(flat, places, strict=True):
+                        vec.masked_store(value, place, mask)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _offset(builder: Any, start: Any, pitch: Any, index: int, column: Any) -> Any:
+    return builder.add(builder.add(start, builder.mul(pitch, _constant(index))), column)
+
+
+# transform_products(products, start, pitch, bias, bias_start, columns, floor, out, offsets,
+#                    points_h, points_w, results_h, results_w)
+#
+# For v < columns: the grid products[start + (i * points_w + j) * pitch + v], transformed to results_h x results_w
+# results, plus bias[bias_start + v], at least floor, to out[offsets[i * results_w + j] + v]. Products and bias are
+# padded to whole vectors, out is not.
+transform_products: Any = _transform_products
+
+
+@intrinsic(prefer_literal=True)
+def _multiply_panel(
+    typing_context: Any, a: Any, a_start: Any, a_row: Any, a_step: Any, b: Any, b_start: Any, b_step: Any,
+    out: Any, out_start: Any, out_row: Any, terms: Any, first: Any, rows: Any, vectors: Any,
+) -> Any:  # fmt: skip
+    index = types.intp
+    tile_rows, tile_vectors = rows.literal_value, vectors.literal_value
+    signature = types.void(
+        a, index, index, index, b, index, index, out, index, index, index, types.boolean, rows, vectors
+    )
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vec = _vectors(context, builder, signature.args[0])
+        a, b, out = (_data(context, builder, signature, args, position) for position in (0, 4, 7))
+        a_start, a_row, a_step, b_start, b_step, out_start, out_row, terms, first = (
+            args[i] for i in (1, 2, 3, 5, 6, 8, 9, 10, 11)
+        )
+        places = [(m, v) for m in range(tile_rows) for v in range(tile_vectors)]
+        sums = {place: cgutils.alloca_once(builder, vec.type) for place in places}
+        out_rows = [
+            builder.gep(out, [builder.add(out_start, builder.mul(out_row, _constant(m)))]) for m in range(tile_rows)
+        ]
+        at = {(m, v): vec.at(out_rows[m], _constant(v * vec.lanes)) for m, v in places}
+        for place in places:
+            builder.store(ir.Constant(vec.type, [0.0] * vec.lanes), sums[place])
+        a_rows = [builder.gep(a, [builder.add(a_start, builder.mul(a_row, _constant(m)))]) for m in range(tile_rows)]
+        b_at = builder.gep(b, [b_start])
+        with cgutils.for_range(builder, terms) as loop:
+            offset = builder.mul(loop.index, a_step)
+            b_row = builder.gep(b_at, [builder.mul(loop.index, b_step)])
+            row = [vec.load(b_row, _constant(v * vec.lanes)) for v in range(tile_vectors)]
+            for m in range(tile_rows):
+                value = vec.splat(builder.load(builder.gep(a_rows[m], [offset])))
+                for v in range(tile_vectors):
+                    builder.store(vec.multiply_add(value, row[v], builder.load(sums[m, v])), sums[m, v])
+        with builder.if_else(first) as (alone, added):
+            with alone:
+                for place in places:
+                    builder.store(builder.load(sums[place]), at[place], align=vec.itemsize)
+            with added:
+                for place in places:
+                    before = builder.load(at[place], align=vec.itemsize)
+                    builder.store(builder.fadd(builder.load(sums[place]), before), at[place], align=vec.itemsize)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# multiply_panel(a, a_start, a_row, a_step, b, b_start, b_step, out, out_start, out_row, terms, first, rows, vectors)
+#
+# For m < rows and v < vectors * lanes, with literal rows and vectors:
+#
+#   out[out_start + m * out_row + v] = (0 if first else the value there)
+#       + sum over j < terms of a[a_start + m * a_row + j * a_step] * b[b_start + j * b_step + v]
+multiply_panel: Any = _multiply_panel

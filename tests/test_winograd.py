@@ -1,0 +1,122 @@
+"""Winograd: its transforms in exact arithmetic, its variants on filters and edges of every kind, its accuracy."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import reference
+from compare import assert_close
+
+import numbaconv
+from numbaconv import functional
+from numbaconv.cpu.conv2d.winograd_points import transform_data, transform_filter, transform_result
+from numbaconv.errors import ArgumentError
+from numbaconv.shapes import conv2d_problem
+
+
+class Exact:
+    """A number that is added, subtracted and multiplied without rounding."""
+
+    def __init__(self, value):
+        self.value = Fraction(value)
+
+    def __add__(self, other):
+        return Exact(self.value + other.value)
+
+    def __sub__(self, other):
+        return Exact(self.value - other.value)
+
+    def __mul__(self, number):
+        return Exact(self.value * Fraction(number).limit_denominator(10**6))
+
+
+@pytest.mark.reduced
+@pytest.mark.parametrize(
+    "m, r", [(1, 1), (2, 3), (3, 2), (4, 3), (3, 4), (2, 5), (5, 2), (4, 5), (5, 4), (6, 3), (2, 7)]
+)
+def test_transforms_are_exactly_a_correlation(m, r, rng):
+    data, taps = ([Exact(int(v)) for v in rng.integers(-9, 10, size)] for size in (m + r - 1, r))
+    products = [
+        Exact(g.value * d.value) for g, d in zip(transform_filter(taps, m + r - 1), transform_data(data), strict=True)
+    ]
+    expected = [sum(data[i + j].value * taps[j].value for j in range(r)) for i in range(m)]
+    assert [y.value for y in transform_result(products, m)] == expected
+
+
+# N, C, H, W; K, R, S; then stride-1 arguments. Edges cut tiles on every side; blocks and register tiles are cut too.
+CASES = {
+    "3x3": ((2, 20, 13, 29), (33, 3, 3), {"padding": 1}),
+    "3x3_one_vector": ((1, 16, 8, 8), (16, 3, 3), {}),
+    "3x3_asymmetric": ((1, 17, 9, 6), (65, 3, 3), {"padding": ((2, 0), (0, 3))}),
+    "3x3_smaller_than_a_tile": ((3, 16, 3, 3), (16, 3, 3), {"padding": 0}),
+    "5x5": ((1, 19, 11, 14), (40, 5, 5), {"padding": 2}),
+    "1x3": ((1, 32, 6, 19), (48, 1, 3), {"padding": (0, 1)}),
+    "3x1_dilated": ((2, 16, 23, 5), (16, 3, 1), {"padding": (2, 0), "dilation": (3, 1)}),
+    "7x1": ((1, 16, 17, 7), (24, 7, 1), {"padding": (3, 0)}),
+    "3x5": ((1, 16, 9, 17), (16, 3, 5), {"padding": (1, 2)}),
+    "dilation_2": ((1, 18, 15, 16), (16, 3, 3), {"padding": 2, "dilation": 2}),
+    "groups": ((2, 66, 7, 9), (34, 3, 3), {"padding": 1, "groups": 2}),
+    "groups_wide": ((1, 32, 10, 10), (160, 3, 3), {"padding": 1, "groups": 2}),
+    "many_tiles": ((2, 16, 57, 61), (16, 3, 3), {"padding": 1}),
+    "more_than_512_channels": ((1, 520, 8, 8), (16, 3, 3), {"padding": 1}),
+}
+
+
+@pytest.mark.reduced
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("results", [2, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_all_directions(case, results, dtype, rng):
+    input_shape, (k, r, s), arguments = CASES[case]
+    x = rng.standard_normal(input_shape)
+    weight = rng.standard_normal((k, input_shape[1] // arguments.get("groups", 1), r, s))
+    bias = rng.standard_normal(k)
+    expected = reference.conv2d(x, weight, bias, **arguments)
+    grad_output = rng.standard_normal(expected.shape)
+    wanted = (
+        reference.conv2d_backward_input(grad_output, weight, x.shape, **arguments),
+        reference.conv2d_backward_weight(grad_output, x, weight.shape, **arguments),
+        reference.conv2d_backward_bias(grad_output),
+    )
+    x, weight, bias, grad_output = (a.astype(dtype) for a in (x, weight, bias, grad_output))
+    with numbaconv.algorithm(f"winograd_{results}"):
+        try:
+            output = functional.conv2d(x, weight, bias, **arguments)
+        except ArgumentError as error:
+            assert "there are no transforms" in str(error)
+            return
+        grads = functional.conv2d_backward(grad_output, x, weight, **arguments)
+    assert_close(output, expected, dtype, "output", looser=5.0)
+    for name, actual, value in zip(("grad_input", "grad_weight", "grad_bias"), grads, wanted, strict=True):
+        assert_close(actual, value, dtype, name, looser=5.0)
+
+
+@pytest.mark.parametrize("channels", [64, 1024])
+def test_error_of_the_chosen_variant(channels, rng):
+    """Relative L2 error against float64 at most 1e-5, in all three directions."""
+    x = rng.standard_normal((1, channels, 24, 24), dtype=np.float32)
+    weight = rng.standard_normal((channels, channels, 3, 3), dtype=np.float32)
+    problem = conv2d_problem(x.shape, weight.shape, None, 1, 1, 1, 1)
+    grad_output = rng.standard_normal(problem.output_shape, dtype=np.float32)
+    wide = [a.astype(np.float64) for a in (x, weight, grad_output)]
+    with numbaconv.algorithm("winograd_4"):
+        actual = [functional.conv2d(x, weight, padding=1)]
+        actual += functional.conv2d_backward(grad_output, x, weight, padding=1)[:2]
+    with numbaconv.algorithm("direct"):
+        expected = [functional.conv2d(wide[0], wide[1], padding=1)]
+        expected += functional.conv2d_backward(wide[2], wide[0], wide[1], padding=1)[:2]
+    for a, e in zip(actual, expected, strict=True):
+        assert np.linalg.norm(a - e) <= 1e-5 * np.linalg.norm(e)
+
+
+def test_an_inf_stays_in_its_tile(rng):
+    x = rng.standard_normal((1, 32, 40, 40), dtype=np.float32)
+    weight = rng.standard_normal((32, 32, 3, 3), dtype=np.float32)
+    x[0, 3, 17, 21] = np.inf
+    with numbaconv.algorithm("winograd_4"), np.errstate(invalid="ignore"):
+        finite = np.isfinite(functional.conv2d(x, weight, padding=1)[0, 0])
+    rows, columns = np.where(~finite)
+    assert {rows.min(), rows.max(), columns.min(), columns.max()} <= set(range(12, 24))
+    assert not finite[16:19, 20:23].any()
