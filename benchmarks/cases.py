@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
+
+Pair = int | tuple[int, int]
+
+
+def pair(value: Pair) -> tuple[int, int]:
+    """(vertical, horizontal) of an int or a pair."""
+    return value if isinstance(value, tuple) else (value, value)
 
 
 class ConvRow(NamedTuple):
-    """One convolution layer; padding is symmetric, so that every provider takes it as it is."""
+    """One convolution layer; padding is symmetric, so that every provider takes it as it is.
+
+    kernel, padding and dilation are ints or (vertical, horizontal) pairs.
+    """
 
     name: str
     batch: int
@@ -14,10 +25,10 @@ class ConvRow(NamedTuple):
     height: int
     width: int
     out_channels: int
-    kernel: int
+    kernel: Pair
     stride: int = 1
-    padding: int = 0
-    dilation: int = 1
+    padding: Pair = 0
+    dilation: Pair = 1
     groups: int = 1
 
     @property
@@ -26,22 +37,23 @@ class ConvRow(NamedTuple):
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
-        return self.out_channels, self.in_channels // self.groups, self.kernel, self.kernel
+        return self.out_channels, self.in_channels // self.groups, *pair(self.kernel)
 
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
-        reach = self.dilation * (self.kernel - 1) + 1
-        rows, columns = ((size + 2 * self.padding - reach) // self.stride + 1 for size in (self.height, self.width))
-        return self.batch, self.out_channels, rows, columns
+        def along(axis: int) -> int:
+            reach = pair(self.dilation)[axis] * (pair(self.kernel)[axis] - 1) + 1
+            return (self.input_shape[2 + axis] + 2 * pair(self.padding)[axis] - reach) // self.stride + 1
+
+        return self.batch, self.out_channels, along(0), along(1)
 
     @property
     def flops(self) -> int:
         """Multiplies and adds of a direct convolution, in one direction."""
-        batch, channels, rows, columns = self.output_shape
-        return 2 * batch * channels * rows * columns * self.weight_shape[1] * self.kernel**2
+        return 2 * math.prod(self.output_shape) * math.prod(self.weight_shape[1:])
 
     @property
-    def arguments(self) -> dict[str, int]:
+    def arguments(self) -> dict[str, Pair]:
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
 
 
@@ -69,6 +81,27 @@ CONV = [
     ConvRow("convnext_depthwise_7x7", 8, 96, 56, 56, 96, 7, padding=3, groups=96),
     ConvRow("deeplab_dilation2", 1, 256, 33, 33, 256, 3, padding=2, dilation=2),
     ConvRow("resnext_groups32", 8, 128, 56, 56, 128, 3, padding=1, groups=32),
+    ConvRow("inception_1x7", 8, 192, 17, 17, 192, (1, 7), padding=(0, 3)),
+    ConvRow("inception_7x1", 8, 192, 17, 17, 192, (7, 1), padding=(3, 0)),
+    ConvRow("alexnet_c3", 8, 192, 13, 13, 384, 3, padding=1),
+    ConvRow("alexnet_c4", 8, 384, 13, 13, 256, 3, padding=1),
+    ConvRow("alexnet_c5", 8, 256, 13, 13, 256, 3, padding=1),
+    ConvRow("depthwise_17x17", 8, 96, 28, 28, 96, 17, padding=8, groups=96),
+    ConvRow("alexnet_c2_groups2", 8, 96, 27, 27, 256, 5, padding=2, groups=2),
+    ConvRow("dilated_1x3", 8, 64, 1, 4096, 64, (1, 3), padding=(0, 8), dilation=(1, 8)),
+    ConvRow("odd_3_to_17", 8, 3, 13, 29, 17, 3, padding=1),
+    ConvRow("odd_5_to_33", 8, 5, 13, 29, 33, 3, padding=1),
+    ConvRow("odd_17_to_5", 8, 17, 13, 29, 5, 3, padding=1),
+    ConvRow("odd_33_to_100", 8, 33, 13, 29, 100, 3, padding=1),
+    ConvRow("odd_100_to_33_1x1", 8, 100, 13, 29, 33, 1),
+    ConvRow("odd_100_stride2", 8, 100, 13, 29, 100, 3, stride=2, padding=1),
+    ConvRow("resnet_3x3_batch1", 1, 128, 28, 28, 128, 3, padding=1),
+    ConvRow("resnet_3x3_batch8", 8, 128, 28, 28, 128, 3, padding=1),
+    ConvRow("resnet_3x3_batch64", 64, 128, 28, 28, 128, 3, padding=1),
+    ConvRow("resnet_1x1_batch1", 1, 256, 14, 14, 1024, 1),
+    ConvRow("resnet_1x1_batch8", 8, 256, 14, 14, 1024, 1),
+    ConvRow("resnet_1x1_batch64", 64, 256, 14, 14, 1024, 1),
+    ConvRow("small_call", 1, 8, 5, 5, 64, 3),
 ]
 
 
@@ -92,6 +125,9 @@ LINEAR = [
     LinearRow("vgg_fc2", 8, 4096, 4096),
     LinearRow("vgg_fc2_one", 1, 4096, 4096),
     LinearRow("square_1024", 1024, 1024, 1024),
+    LinearRow("square_2048", 2048, 2048, 2048),
+    LinearRow("vgg_fc2_batch64", 64, 4096, 4096),
+    LinearRow("small_call", 1, 128, 10),
 ]
 
 
@@ -115,7 +151,12 @@ ELEMENTWISE = [
     ElementwiseRow("max_pool_lenet", "max_pool2d", (64, 6, 28, 28), (1.25, 1.5), {"kernel_size": 2}),
     ElementwiseRow("max_pool_resnet", "max_pool2d", (8, 64, 112, 112), (1.25, 1.5), {"kernel_size": 2}),
     ElementwiseRow("batch_norm", "batch_norm", (8, 64, 56, 56), (3, 5)),
-]
+    ElementwiseRow("relu_cifar", "relu", (64, 64, 32, 32), (2, 3)),
+    ElementwiseRow("batch_norm_cifar", "batch_norm", (64, 64, 32, 32), (3, 5)),
+    ElementwiseRow("max_pool_cifar", "max_pool2d", (64, 64, 32, 32), (1.25, 1.5), {"kernel_size": 2}),
+    ElementwiseRow("sigmoid", "sigmoid", (8, 64, 112, 112), (2, 3)),
+    ElementwiseRow("tanh", "tanh", (8, 64, 112, 112), (2, 3)),
+]  # fmt: skip
 
 
 def each(rows: list[Any]) -> Any:

@@ -34,7 +34,7 @@ class Exact:
 
 @pytest.mark.reduced
 @pytest.mark.parametrize(
-    "m, r", [(1, 1), (2, 3), (3, 2), (4, 3), (3, 4), (2, 5), (5, 2), (4, 5), (5, 4), (6, 3), (2, 7)]
+    ("m", "r"), [(1, 1), (2, 3), (3, 2), (4, 3), (3, 4), (2, 5), (5, 2), (4, 5), (5, 4), (6, 3), (2, 7)]
 )
 def test_transforms_are_exactly_a_correlation(m, r, rng):
     data, taps = ([Exact(int(v)) for v in rng.integers(-9, 10, size)] for size in (m + r - 1, r))
@@ -82,11 +82,11 @@ def test_all_directions(case, results, dtype, rng):
     )
     x, weight, bias, grad_output = (a.astype(dtype) for a in (x, weight, bias, grad_output))
     with numbaconv.algorithm(f"winograd_{results}"):
-        try:
-            output = functional.conv2d(x, weight, bias, **arguments)
-        except ArgumentError as error:
-            assert "there are no transforms" in str(error)
+        if results + max(r, s) - 1 > 8:  # more points than there are transforms for
+            with pytest.raises(ArgumentError, match="there are no transforms"):
+                functional.conv2d(x, weight, bias, **arguments)
             return
+        output = functional.conv2d(x, weight, bias, **arguments)
         grads = functional.conv2d_backward(grad_output, x, weight, **arguments)
     assert_close(output, expected, dtype, "output", looser=5.0)
     for name, actual, value in zip(("grad_input", "grad_weight", "grad_bias"), grads, wanted, strict=True):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from ..cases import ConvRow
+from ..cases import ConvRow, pair
 from .base import Needs, Provider
 
 
@@ -21,17 +21,19 @@ def windows(row: ConvRow, padded: np.ndarray) -> np.ndarray:
     n, c, _, _ = padded.shape
     image, channel, line, pixel = padded.strides
     per_group = c // row.groups
-    shape = (n, row.groups, per_group, row.kernel, row.kernel, p, q)
+    shape = (n, row.groups, per_group, *row.weight_shape[2:], p, q)
+    down, across = pair(row.dilation)
     strides = (
         image, channel * per_group, channel,
-        line * row.dilation, pixel * row.dilation, line * row.stride, pixel * row.stride,
+        line * down, pixel * across, line * row.stride, pixel * row.stride,
     )  # fmt: skip
     return as_strided(padded, shape, strides, writeable=False)
 
 
 def pad(row: ConvRow, x: np.ndarray) -> np.ndarray:
-    side = (row.padding, row.padding)
-    return np.pad(x, ((0, 0), (0, 0), side, side)) if row.padding else x
+    vertical, horizontal = pair(row.padding)
+    sides = (0, 0), (0, 0), (vertical, vertical), (horizontal, horizontal)
+    return np.pad(x, sides) if vertical or horizontal else x
 
 
 class NumpyIm2col(Provider):
@@ -77,19 +79,16 @@ class NumpyIm2col(Provider):
 
     def _add_columns(self, row: ConvRow, columns: np.ndarray) -> np.ndarray:
         n, _, p, q = row.output_shape
-        side = 2 * row.padding
-        padded = np.zeros((n, row.in_channels, row.height + side, row.width + side), columns.dtype)
-        columns = columns.reshape(n, row.in_channels, row.kernel, row.kernel, p, q)
-        for r in range(row.kernel):
-            for s in range(row.kernel):
-                top, left = r * row.dilation, s * row.dilation
-                padded[
-                    :,
-                    :,
-                    top : top + (p - 1) * row.stride + 1 : row.stride,
-                    left : left + (q - 1) * row.stride + 1 : row.stride,
-                ] += columns[:, :, r, s]
-        return padded[:, :, row.padding : row.padding + row.height, row.padding : row.padding + row.width]
+        (top, left), (down, across) = pair(row.padding), pair(row.dilation)
+        _, _, r_size, s_size = row.weight_shape
+        padded = np.zeros((n, row.in_channels, row.height + 2 * top, row.width + 2 * left), columns.dtype)
+        columns = columns.reshape(n, row.in_channels, r_size, s_size, p, q)
+        for r in range(r_size):
+            for s in range(s_size):
+                h, w = r * down, s * across
+                rows = slice(h, h + (p - 1) * row.stride + 1, row.stride)
+                padded[:, :, rows, w : w + (q - 1) * row.stride + 1 : row.stride] += columns[:, :, r, s]
+        return padded[:, :, top : top + row.height, left : left + row.width]
 
     def linear(self, x: Any, weight: Any, bias: Any) -> np.ndarray:
         return x @ weight.T + bias

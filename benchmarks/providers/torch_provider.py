@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..cases import ConvRow
+from ..cases import ConvRow, pair
 from .base import Needs, Provider, Unavailable
 
 aten = torch.ops.aten
@@ -45,7 +45,7 @@ class Torch(Provider):
         return torch.nn.functional.conv2d(x, weight, bias, **row.arguments)
 
     def conv2d_backward(self, row: ConvRow, grad_output: Any, x: Any, weight: Any, needs: Needs) -> tuple[Any, ...]:
-        pairs = [[value] * 2 for value in (row.stride, row.padding, row.dilation)]
+        pairs = [list(pair(value)) for value in (row.stride, row.padding, row.dilation)]
         return aten.convolution_backward(  # type: ignore[no-any-return]
             grad_output, x, weight, [row.out_channels], *pairs, False, [0, 0], row.groups, list(needs)
         )
