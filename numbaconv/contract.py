@@ -38,8 +38,11 @@ def conv2d(problem: Conv2dProblem, x: Array, weight: Array, bias: Array | None) 
     raise NotImplementedError
 
 
-def prepare_conv2d(weight: Array, bias: Array | None) -> Callable[[Conv2dProblem, Array, bool], Array]:
-    """A function (problem, x, relu) that convolves with copies of weight and bias, packed once; then max(result, 0)."""
+def prepare_conv2d(weight: Array, bias: Array | None) -> Callable[[Conv2dProblem, Array, bool, str | None], Array]:
+    """A function (problem, x, relu, layout) that convolves with copies of weight and bias, packed once.
+
+    With `relu` it gives max(result, 0). `layout` is that of the result; None: that of x.
+    """
     raise NotImplementedError
 
 

@@ -41,6 +41,7 @@ from .pool import (
     max_pool2d,
     max_pool2d_backward,
 )
+from .prepared import prepare_conv2d, prepare_linear
 from .shape import (
     add,
     add_backward,

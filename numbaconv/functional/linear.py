@@ -26,14 +26,10 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
         ShapeError, DTypeError, DeviceError: with the rule that is broken and what was given.
     """
     backend, x, weight, bias = enter("linear", x=x, weight=weight, bias=bias)
-    _check("linear", x, weight)
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ShapeError(
-            message("linear", f"bias.shape must be (out_features,) = ({weight.shape[0]},)", bias__shape=bias.shape)
-        )
+    check_linear("linear", x, weight, bias)
     if x.ndim == 2:
         return backend.linear(x, weight, bias)
-    return backend.linear(_rows(x), weight, bias).reshape(*x.shape[:-1], weight.shape[0])
+    return backend.linear(rows(x), weight, bias).reshape(*x.shape[:-1], weight.shape[0])
 
 
 def linear_backward(
@@ -58,27 +54,33 @@ def linear_backward(
     """
     op = "linear_backward"
     backend, grad_output, x, weight = enter(op, grad_output=grad_output, x=x, weight=weight)
-    _check(op, x, weight)
+    check_linear(op, x, weight)
     require_same_shape(op, "grad_output", grad_output.shape, "output", (*x.shape[:-1], weight.shape[0]))
     if x.ndim == 2:
         return backend.linear_backward(grad_output, x, weight, tuple(needs))
-    grad_input, grad_weight, grad_bias = backend.linear_backward(_rows(grad_output), _rows(x), weight, tuple(needs))
+    grad_input, grad_weight, grad_bias = backend.linear_backward(rows(grad_output), rows(x), weight, tuple(needs))
     return (None if grad_input is None else grad_input.reshape(x.shape)), grad_weight, grad_bias
 
 
-def _rows(x: Array) -> Array:
-    rows = 1
+def rows(x: Array) -> Array:
+    """(..., features) as (rows, features)."""
+    count = 1
     for size in x.shape[:-1]:
-        rows *= size
-    return x.reshape(rows, x.shape[-1])
+        count *= size
+    return x.reshape(count, x.shape[-1])
 
 
-def _check(op: str, x: Array, weight: Array) -> None:
+def check_linear(op: str, x: Array | None, weight: Array, bias: Array | None = None) -> None:
+    """Raises ShapeError unless weight, bias and (where it is known) x go together."""
     if weight.ndim != 2 or min(weight.shape) < 1:
         raise ShapeError(
             message(op, "weight must have 2 axes (out_features, in_features) of at least 1", weight__shape=weight.shape)
         )
-    if x.ndim < 1 or x.shape[-1] != weight.shape[1]:
+    if x is not None and (x.ndim < 1 or x.shape[-1] != weight.shape[1]):
         raise ShapeError(
             message(op, "x.shape[-1] must equal weight.shape[1]", x__shape=x.shape, weight__shape=weight.shape)
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ShapeError(
+            message(op, f"bias.shape must be (out_features,) = ({weight.shape[0]},)", bias__shape=bias.shape)
         )

@@ -11,6 +11,7 @@ from .module import Module
 from .norm import BatchNorm2d
 from .parameter import Parameter
 from .pool import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
+from .prepared import Prepared
 from .shape import Flatten
 from .summary import Summary
 
@@ -32,6 +33,7 @@ __all__ = [
     "MaxPool2d",
     "Module",
     "Parameter",
+    "Prepared",
     "ReLU",
     "Residual",
     "Sequential",

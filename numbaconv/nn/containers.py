@@ -23,7 +23,7 @@ Array = Any
 Shape = tuple[int, ...]
 
 
-def _channels_last(op: str, x: Array) -> Array:
+def in_channels_last(op: str, x: Array) -> Array:
     """A 4-D array with C innermost in memory (itself if it is so), anything else as it is."""
     if len(getattr(x, "shape", ())) != 4:
         return x
@@ -54,18 +54,18 @@ class Container(Module):
     def __call__(self, x: Array) -> Array:
         """Predicts: no layer's context outlives that layer."""
         op = type(self).__name__
-        return _contiguous(op, self._inner_predict(_channels_last(op, x)))
+        return _contiguous(op, self._inner_predict(in_channels_last(op, x)))
 
     def forward_ctx(self, x: Array) -> tuple[Array, Any]:
         """The output, C-contiguous, and the layers' contexts."""
         op = type(self).__name__
-        y, ctx = self._inner_forward(_channels_last(op, x))
+        y, ctx = self._inner_forward(in_channels_last(op, x))
         return _contiguous(op, y), ctx
 
     def backward_ctx(self, grad_output: Array, ctx: Any, needs_input: bool = True) -> Array | None:
         """See `Module.backward_ctx`. What lies below the lowest trainable layer is not computed unless needed."""
         op = type(self).__name__
-        grad_input = self._inner_backward(_channels_last(op, grad_output), ctx, needs_input)
+        grad_input = self._inner_backward(in_channels_last(op, grad_output), ctx, needs_input)
         return None if grad_input is None else _contiguous(op, grad_input)
 
     def multiply_adds(self, input_shape: Shape) -> int:
@@ -87,13 +87,13 @@ class Container(Module):
 def _predict(module: Module, x: Array) -> Array:
     plain = isinstance(module, Container) and type(module).__call__ is Container.__call__
     y = module._inner_predict(x) if plain else module(x)  # type: ignore[attr-defined]
-    return _channels_last(type(module).__name__, y)
+    return in_channels_last(type(module).__name__, y)
 
 
 def _forward(module: Module, x: Array) -> tuple[Array, Any]:
     plain = isinstance(module, Container) and type(module).forward_ctx is Container.forward_ctx
     y, ctx = module._inner_forward(x) if plain else module.forward_ctx(x)  # type: ignore[attr-defined]
-    return _channels_last(type(module).__name__, y), ctx
+    return in_channels_last(type(module).__name__, y), ctx
 
 
 def _backward(module: Module, grad_output: Array, ctx: Any, needs_input: bool) -> Array | None:
@@ -102,7 +102,7 @@ def _backward(module: Module, grad_output: Array, ctx: Any, needs_input: bool) -
     plain = isinstance(module, Container) and type(module).backward_ctx is Container.backward_ctx
     backward = module._inner_backward if plain else module.backward_ctx  # type: ignore[attr-defined]
     grad_input = backward(grad_output, ctx, needs_input)
-    return None if grad_input is None else _channels_last(type(module).__name__, grad_input)
+    return None if grad_input is None else in_channels_last(type(module).__name__, grad_input)
 
 
 def _require_module(op: str, name: str, value: Any) -> Module:
@@ -219,6 +219,12 @@ class ResidualContext(NamedTuple):
     shortcut: Any
 
 
+def add_branches(y: Array, shortcut: Array) -> Array:
+    """The sum of a Residual's two ways."""
+    require_same_shape("Residual", "body(x)", tuple(y.shape), "shortcut(x)", tuple(shortcut.shape))
+    return F.add(y, shortcut)
+
+
 class Residual(Container):
     """body(x) + shortcut(x), or body(x) + x.
 
@@ -232,18 +238,14 @@ class Residual(Container):
         self.shortcut = None if shortcut is None else _require_module("Residual", "shortcut", shortcut)
         number_dropout(self)
 
-    def _add(self, y: Array, shortcut: Array) -> Array:
-        require_same_shape("Residual", "body(x)", tuple(y.shape), "shortcut(x)", tuple(shortcut.shape))
-        return F.add(y, shortcut)
-
     def _inner_predict(self, x: Array) -> Array:
         y = _predict(self.body, x)
-        return self._add(y, x if self.shortcut is None else _predict(self.shortcut, x))
+        return add_branches(y, x if self.shortcut is None else _predict(self.shortcut, x))
 
     def _inner_forward(self, x: Array) -> tuple[Array, ResidualContext]:
         y, body_ctx = _forward(self.body, x)
         shortcut, shortcut_ctx = (x, None) if self.shortcut is None else _forward(self.shortcut, x)
-        return self._add(y, shortcut), ResidualContext(body_ctx, shortcut_ctx)
+        return add_branches(y, shortcut), ResidualContext(body_ctx, shortcut_ctx)
 
     def _inner_backward(self, grad_output: Array, ctx: ResidualContext, needs_input: bool) -> Array | None:
         grad = _backward(self.body, grad_output, ctx.body, needs_input)
@@ -297,7 +299,7 @@ class Concat(Container):
 
     def _inner_backward(self, grad_output: Array, ctx: ConcatContext, needs_input: bool) -> Array | None:
         # Cuts through the channels are not dense: copied here once, rather than by each kernel that reads them.
-        pieces = [_channels_last("Concat", piece) for piece in F.concat_backward(grad_output, ctx.sizes)]
+        pieces = [in_channels_last("Concat", piece) for piece in F.concat_backward(grad_output, ctx.sizes)]
         grads = [
             _backward(branch, piece, context, needs_input)
             for branch, piece, context in zip(self.branches, pieces, ctx.contexts, strict=True)

@@ -104,14 +104,17 @@ class Conv2d(Weighted):
         )
         return (top, bottom), (left, right)
 
+    def _padded(self, x: Array) -> Array:
+        """What is convolved: x, with the border that `padding_mode` fills."""
+        if self.padding_mode == "zeros" or len(x.shape) < 2:
+            return x
+        return F.pad(x, self._border(tuple(x.shape)), mode=self.padding_mode)
+
     def forward_ctx(self, x: Array) -> tuple[Array, Conv2dContext]:
         """Output (N, K, P, Q) of x (N, C, H, W); or (K, P, Q) of one image (C, H, W)."""
-        unpadded_shape = None
-        if self.padding_mode != "zeros" and len(x.shape) >= 2:
-            unpadded_shape = tuple(x.shape)
-            x = F.pad(x, self._border(unpadded_shape), mode=self.padding_mode)
-        y = F.conv2d(x, self.weight.data, self._bias_data, **self._conv_arguments())
-        return y, Conv2dContext(x, unpadded_shape)
+        padded = self._padded(x)
+        y = F.conv2d(padded, self.weight.data, self._bias_data, **self._conv_arguments())
+        return y, Conv2dContext(padded, None if padded is x else tuple(x.shape))
 
     def backward_ctx(self, grad_output: Array, ctx: Conv2dContext, needs_input: bool = True) -> Array | None:
         """See `Module.backward_ctx`."""

@@ -23,7 +23,7 @@ the order they were assigned; there is no registry, and a subclass need not call
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from ..errors import DTypeError, StateError, message
 from . import init, state
 from .parameter import Parameter
 from .summary import Summary, Traced, summarize
+
+if TYPE_CHECKING:
+    from .prepared import Prepared
 
 Array = Any
 
@@ -136,6 +139,21 @@ class Module:
                 fix = "In eval mode forward keeps nothing: call train() first, or use forward_ctx and backward_ctx."
             raise StateError(message("backward", "there is no forward pass to go back through", fix))
         return self.backward_ctx(grad_output, kept.ctx, needs_input)
+
+    def prepare(self) -> Prepared:
+        """A snapshot for prediction: packed weights, fused layers, no training.
+
+        ``predict = model.prepare(); y = predict(x)`` gives what ``model.eval()(x)`` gives, to rounding, in the layout
+        of x. A convolution takes up the batch norm after it and the ReLU after that, a linear layer the ReLU; dropout
+        is gone; any other layer is called as it is. Everything is copied: training the model further changes nothing
+        in the snapshot, and this model stays as it is, mode included.
+
+        Raises:
+            ArgumentError: if a layer of one's own refuses to be copied.
+        """
+        from .prepared import Prepared  # which knows the layers, and they this class
+
+        return Prepared(self)
 
     def train(self, mode: bool = True) -> Self:
         """Training mode for this and every module below: dropout drops, batch norm uses the batch."""

@@ -72,11 +72,15 @@ class BatchNorm2d(Module):
             self.running_mean, self.running_var = _like(self.running_mean, 0.0), _like(self.running_var, 1.0)
             self.num_batches_tracked = np.zeros((), np.int64)
 
-    def forward_ctx(self, x: Array) -> tuple[Array, BatchNorm2dContext]:
-        """Output of x's shape; in training also updates the running statistics."""
+    def check_input(self, x: Array) -> None:
+        """Raises ShapeError unless x is (N, C, H, W) with this layer's C."""
         if len(x.shape) != 4 or x.shape[1] != self.num_features:
             rule = f"x must have 4 axes (N, C, H, W) with C = num_features = {self.num_features}"
             raise ShapeError(message("BatchNorm2d", rule, x__shape=tuple(x.shape)))
+
+    def forward_ctx(self, x: Array) -> tuple[Array, BatchNorm2dContext]:
+        """Output of x's shape; in training also updates the running statistics."""
+        self.check_input(x)
         by_batch = self.training or self.running_mean is None
         tracking = self.training and self.num_batches_tracked is not None
         batches = 0 if self.num_batches_tracked is None else int(self.num_batches_tracked) + 1

@@ -8,13 +8,24 @@ import numpy as np
 
 from ..backend import device_of, to_device, to_host
 from ..errors import ArgumentError, DTypeError, LabelError, ShapeError, message
+from ..nn import Module
 from .modes import evaluating
 
 
 def model_device(model: Any) -> str:
     """Where the model's parameters are; "cpu" if it has none."""
+    if not isinstance(model, Module):
+        return getattr(model, "device", "cpu")
     parameter = next(iter(model.parameters()), None)
     return "cpu" if parameter is None else device_of(parameter.data)
+
+
+def _model_dtype(model: Any) -> np.dtype | None:
+    """What x must be of; None if the model has no parameters, or is a function that does not say."""
+    if not isinstance(model, Module):
+        return getattr(model, "dtype", None)
+    parameter = next(iter(model.parameters()), None)
+    return None if parameter is None else np.dtype(parameter.data.dtype)
 
 
 def _host_array(op: str, name: str, value: Any, asarray: str) -> np.ndarray:
@@ -32,9 +43,9 @@ def check_inputs(op: str, model: Any, x: Any) -> np.ndarray:
         raise DTypeError(message(op, "x must be float32 or float64", fix, x__dtype=str(x.dtype)))
     if x.ndim < 2:
         raise ShapeError(message(op, "x must have its samples along the first of two or more axes", x__shape=x.shape))
-    parameter = next(iter(model.parameters()), None)
-    if parameter is not None and np.dtype(parameter.data.dtype) != x.dtype.newbyteorder("="):
-        dtype = np.dtype(parameter.data.dtype).name
+    expected = _model_dtype(model)
+    if expected is not None and expected != x.dtype.newbyteorder("="):
+        dtype = expected.name
         raise DTypeError(
             message(
                 op,

@@ -29,7 +29,7 @@ def evaluate(model: Any, x: Any, y: Any, *, batch_size: int = 256, loss: Any = N
     """Mean loss and accuracy of a model in eval mode. Changes neither its mode nor its state.
 
     Args:
-        model: an `nn.Module`.
+        model: an `nn.Module`, what its `prepare` returned, or any function of x.
         x: float32 or float64 (N, ...), N at least 1.
         y: targets (N, ...) as the loss takes them: int classes, probabilities, or values.
         batch_size: samples at a time; the result depends on it by rounding only.
@@ -66,7 +66,7 @@ def predict(model: Any, x: Any, *, batch_size: int = 256) -> np.ndarray:
     """The outputs of a model in eval mode. Changes neither its mode nor its state.
 
     Args:
-        model: an `nn.Module`.
+        model: an `nn.Module`, what its `prepare` returned, or any function of x.
         x: float32 or float64 (N, ...); N may be 0.
         batch_size: samples at a time.
 

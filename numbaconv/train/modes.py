@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..nn import Module
+
 
 @contextmanager
 def restored_modes(model: Any) -> Iterator[None]:
@@ -20,7 +22,10 @@ def restored_modes(model: Any) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """The whole model in eval mode, for a while."""
+    """The whole model in eval mode, for a while; a function, such as a `Prepared`, has no modes."""
+    if not isinstance(model, Module):
+        yield
+        return
     with restored_modes(model):
         model.eval()
         yield

@@ -6,7 +6,7 @@ import numpy as np
 
 from ...algorithm import forced
 from ...shapes import Conv2dProblem
-from ..layout import dense
+from ..layout import dense, in_layout, layout_of
 from ..reduce import channel_sums
 from .algorithm import Packed
 from .choose import choose, explain
@@ -24,7 +24,8 @@ __all__ = [
 
 def conv2d(problem: Conv2dProblem, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     algorithm = choose(problem, "forward", forced())
-    return algorithm.forward(problem, dense(x), algorithm.pack_weight(problem, weight, bias, False), False)
+    out = algorithm.forward(problem, dense(x), algorithm.pack_weight(problem, weight, bias, False), False)
+    return in_layout(out, layout_of(x))
 
 
 class PreparedConv2d:
@@ -38,12 +39,12 @@ class PreparedConv2d:
         self._bias = None if bias is None else bias.copy()
         self._packed: dict[str, Packed] = {}
 
-    def __call__(self, problem: Conv2dProblem, x: np.ndarray, relu: bool) -> np.ndarray:
+    def __call__(self, problem: Conv2dProblem, x: np.ndarray, relu: bool, layout: str | None = None) -> np.ndarray:
         algorithm = choose(problem, "forward", forced())
         packed = self._packed.get(algorithm.name)
         if packed is None:  # two threads may both do it: the results are the same
             packed = self._packed[algorithm.name] = algorithm.pack_weight(problem, self._weight, self._bias, True)
-        return algorithm.forward(problem, dense(x), packed, relu)
+        return in_layout(algorithm.forward(problem, dense(x), packed, relu), layout or layout_of(x))
 
 
 def prepare_conv2d(weight: np.ndarray, bias: np.ndarray | None) -> PreparedConv2d:

@@ -20,7 +20,8 @@ class Algorithm(NamedTuple):
 
     The forward pass has two steps, so that the first can be done once: ``pack_weight(problem, weight, bias, kept)``,
     whose result depends on the layer and not on the size of x, and is scratch, gone at the next call, unless `kept`;
-    and ``forward(problem, x, packed, relu)``.
+    and ``forward(problem, x, packed, relu)``, whose x is dense and whose result is dense in either order, as comes
+    naturally: `conv2d` brings it into that of x.
     """
 
     name: str

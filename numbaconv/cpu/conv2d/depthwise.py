@@ -93,7 +93,8 @@ def backward_input(
     problem: Conv2dProblem, grad_output: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
 ) -> np.ndarray:
     packed = pack_weight(problem, weight, bias, False)
-    return _by_rows(_backward_input, _backward_input_parallel, problem, problem.input_shape, grad_output, packed, False)
+    args = problem, problem.input_shape, grad_output, packed, False
+    return in_layout(_by_rows(_backward_input, _backward_input_parallel, *args), layout_of(grad_output))
 
 
 def _by_rows(
@@ -107,7 +108,7 @@ def _by_rows(
     launch(body, parallel, n * rows, _work_ns(problem), *args)
     if relu:
         np.maximum(out, 0, out=out)
-    return in_layout(out, layout_of(source))
+    return out
 
 
 @kernel

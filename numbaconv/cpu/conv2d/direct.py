@@ -54,7 +54,7 @@ def _pack(plan: _Plan, weight: np.ndarray, bias: np.ndarray | None, kept: bool =
 
 
 def forward(problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
-    """(N, K, P, Q) in the layout of x."""
+    """(N, K, P, Q), channels_last."""
     return _run(_forward_plan(problem, x.itemsize), problem.output_shape, x, packed, relu)
 
 
@@ -63,17 +63,17 @@ def backward_input(
 ) -> np.ndarray:
     """(N, C, H, W) in the layout of grad_output."""
     plan = _backward_input_plan(problem, grad_output.itemsize)
-    return _run(plan, problem.input_shape, grad_output, _pack(plan, weight, bias), False)
+    grad_input = _run(plan, problem.input_shape, grad_output, _pack(plan, weight, bias), False)
+    return in_layout(grad_input, layout_of(grad_output))
 
 
 def _run(plan: _Plan, out_shape: Shape4, source: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
-    layout = layout_of(source)
     out = empty(out_shape, source.dtype, CHANNELS_LAST)
     if out.size:
         flat_source = padded_channels_last(dense(source), plan.source_padding, "padded source")
         for grid, taps in plan.grids:
             correlate(grid, taps, flat_source, packed.weight, packed.bias, flat(out), plan.columns.wide, relu)
-    return in_layout(out, layout)
+    return out
 
 
 @functools.lru_cache(maxsize=1024)

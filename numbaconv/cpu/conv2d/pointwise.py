@@ -11,7 +11,7 @@ import functools
 import numpy as np
 
 from ...shapes import Conv2dProblem
-from ..layout import CHANNELS_LAST, channels_last, in_layout, layout_of
+from ..layout import channels_last, in_layout, layout_of
 from ..packing import Packed
 from . import direct, weight_gradient
 from .algorithm import Algorithm
@@ -45,11 +45,10 @@ def as_lines(x: np.ndarray, lines: int = 1) -> np.ndarray:
     return pixels.transpose(0, 3, 1, 2)
 
 
-def _from_line(out: np.ndarray, size: tuple[int, int, int], layout: str) -> np.ndarray:
-    """Back to (N, K, H, W); `size` is N, H, W."""
+def _from_line(out: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
+    """Back to (N, K, H, W), channels_last; `size` is N, H, W."""
     n, h, w = size
-    image = out.transpose(0, 2, 3, 1).reshape(n, h, w, out.shape[1]).transpose(0, 3, 1, 2)
-    return image if layout == CHANNELS_LAST else in_layout(image, layout)
+    return out.transpose(0, 2, 3, 1).reshape(n, h, w, out.shape[1]).transpose(0, 3, 1, 2)
 
 
 def pack_weight(problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> Packed:
@@ -59,7 +58,7 @@ def pack_weight(problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | N
 def forward(problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
     out = direct.forward(_one_image(problem), as_lines(x), packed, relu)
     n, _, h, w = problem.output_shape
-    return _from_line(out, (n, h, w), layout_of(x))
+    return _from_line(out, (n, h, w))
 
 
 def backward_input(
@@ -67,7 +66,7 @@ def backward_input(
 ) -> np.ndarray:
     out = direct.backward_input(_one_image(problem), as_lines(grad_output), weight, bias)
     n, _, h, w = problem.input_shape
-    return _from_line(out, (n, h, w), layout_of(grad_output))
+    return in_layout(_from_line(out, (n, h, w)), layout_of(grad_output))
 
 
 def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:

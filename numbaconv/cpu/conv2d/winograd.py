@@ -180,7 +180,7 @@ def backward_input(results: int, problem: Conv2dProblem, grad_output: np.ndarray
         results, problem.output_shape, problem.input_shape, (r, s), corner, problem.dilation, problem.groups,
         grad_output.itemsize,
     )  # fmt: skip
-    return _run(plan, grad_output, packed, False)
+    return in_layout(_run(plan, grad_output, packed, False), layout_of(grad_output))
 
 
 def _run(plan: _Plan, source: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
@@ -210,7 +210,7 @@ def _run(plan: _Plan, source: np.ndarray, packed: Packed, relu: bool) -> np.ndar
                 lowest(relu, out.dtype), *shape,
             )  # fmt: skip
             launch(_convolve, _convolve_parallel, tasks, tiles * tile_ns, *args)
-    return in_layout(out, layout_of(source))
+    return out
 
 
 _TILES = 8  # of a task that only transforms
