@@ -80,5 +80,5 @@ def linear_backward(
         problem = pointwise.in_lines(_problem(x.shape[0], (inputs, outputs)))
         lines = problem.output_shape[2]
         args = pointwise.as_lines(_as_pixels(x), lines), pointwise.as_lines(_as_pixels(grad_output), lines)
-        weight_gradient(problem, *args, flat(grad_weight), (1, inputs, 0))
+        weight_gradient(problem, *args, flat(grad_weight), (1, inputs))
     return grad_input, grad_weight, channel_sums(grad_output) if needs[2] else None

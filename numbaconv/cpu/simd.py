@@ -51,7 +51,7 @@ def _constant(value: int) -> ir.Constant:
     return ir.Constant(_INT, value)
 
 
-class _Vectors:
+class Vectors:
     """LLVM's vectors of one element type: loads, stores, splats, multiply-adds."""
 
     def __init__(self, builder: Any, scalar: ir.Type, itemsize: int, nbytes: int) -> None:
@@ -146,7 +146,7 @@ def _multiply_tile(
             return context.make_array(signature.args[position])(context, builder, args[position]).data
 
         element = signature.args[0].dtype
-        vec = _Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
+        vec = Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
         _emit_tile(builder, vec, tile, _TileArguments(
             a=builder.gep(data(0), [args[1]]), a_offsets=builder.gep(data(2), [args[3]]), a_step=args[4],
             b=builder.gep(data(5), [args[6]]), b_offsets=builder.gep(data(7), [args[8]]), b_step=args[9],
@@ -193,17 +193,14 @@ class _TileArguments(NamedTuple):
     floor: Any
 
 
-def _emit_tile(builder: Any, vec: _Vectors, tile: Tile, t: _TileArguments) -> None:
+def _emit_tile(builder: Any, vec: Vectors, tile: Tile, t: _TileArguments) -> None:
     every = [(m, v) for m in range(tile.rows) for v in range(tile.vectors)]
-    sums = {place: cgutils.alloca_once(builder, vec.type) for place in every}
+    sums = _zero_sums(vec, tile)
     out_rows = [
         builder.gep(t.out, [builder.load(builder.gep(t.out_offsets, [_constant(m)]))]) for m in range(tile.rows)
     ]
     out_at = {(m, v): vec.at(out_rows[m], _constant(v * vec.lanes)) for m, v in every}
     masks = [vec.first_lanes(t.columns, v * vec.lanes) for v in range(tile.vectors)]
-
-    for place in every:
-        builder.store(ir.Constant(vec.type, [0.0] * vec.lanes), sums[place])
 
     with cgutils.for_range(builder, t.outer) as outer:
         table = builder.mul(outer.index, _constant(tile.rows))
@@ -212,14 +209,7 @@ def _emit_tile(builder: Any, vec: _Vectors, tile: Tile, t: _TileArguments) -> No
             offset = builder.load(builder.gep(t.a_offsets, [builder.add(table, _constant(m))]))
             a_rows.append(builder.gep(t.a, [offset]))
         b_row = builder.gep(t.b, [builder.load(builder.gep(t.b_offsets, [outer.index]))])
-        with cgutils.for_range(builder, t.inner) as inner:
-            a_offset = builder.mul(inner.index, t.a_step)
-            b_at = builder.gep(b_row, [builder.mul(inner.index, t.b_step)])
-            row = [vec.load(b_at, _constant(v * vec.lanes)) for v in range(tile.vectors)]
-            for m in range(tile.rows):
-                value = vec.splat(builder.load(builder.gep(a_rows[m], [a_offset])))
-                for v in range(tile.vectors):
-                    builder.store(vec.multiply_add(value, row[v], builder.load(sums[m, v])), sums[m, v])
+        _multiply_add_terms(vec, tile, sums, a_rows, t.a_step, b_row, t.b_step, t.inner)
 
     # What the sums are added to: the outer sum, whose terms are whole segments.
     with builder.if_else(t.first) as (then, otherwise):
@@ -244,3 +234,135 @@ def _emit_tile(builder: Any, vec: _Vectors, tile: Tile, t: _TileArguments) -> No
         with otherwise:
             for m, v in every:
                 vec.masked_store(builder.load(sums[m, v]), out_at[m, v], masks[v])
+
+
+@intrinsic(prefer_literal=True)
+def _multiply_lines(
+    typing_context: Any, a: Any, a_start: Any, a_rows: Any, row: Any, a_lines: Any, line: Any, a_step: Any,
+    b: Any, b_start: Any, b_line: Any, b_step: Any, out: Any, out_start: Any, out_row: Any,
+    lines: Any, length: Any, first: Any, rows: Any, vectors: Any,
+) -> Any:  # fmt: skip
+    tile = Tile(rows.literal_value, vectors.literal_value)
+    index = types.intp
+    signature = types.void(
+        a, index, a_rows, index, a_lines, index, index, b, index, index, index, out, index, index,
+        index, index, types.boolean, rows, vectors,
+    )  # fmt: skip
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def data(position: int) -> Any:
+            return context.make_array(signature.args[position])(context, builder, args[position]).data
+
+        element = signature.args[0].dtype
+        vec = Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
+        a, b, out = data(0), data(7), data(11)
+        row_table, line_table = builder.gep(data(2), [args[3]]), builder.gep(data(4), [args[5]])
+        a_step, b_line, b_step = args[6], args[9], args[10]
+        sums = _zero_sums(vec, tile)
+        a_rows = [
+            builder.gep(a, [builder.add(args[1], builder.load(builder.gep(row_table, [_constant(m)])))])
+            for m in range(tile.rows)
+        ]
+        with cgutils.for_range(builder, args[14]) as outer:
+            shift = builder.load(builder.gep(line_table, [outer.index]))
+            rows_here = [builder.gep(row, [shift]) for row in a_rows]
+            b_here = builder.gep(b, [builder.add(args[8], builder.mul(outer.index, b_line))])
+            _multiply_add_terms(vec, tile, sums, rows_here, a_step, b_here, b_step, args[15])
+        _store_or_add(vec, tile, sums, builder.gep(out, [args[12]]), args[13], args[16])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# multiply_lines(a, a_start, a_rows, row, a_lines, line, a_step, b, b_start, b_line, b_step,
+#                out, out_start, out_row, lines, length, first, rows, vectors)
+#
+# For m < rows and v < vectors * lanes, with literal rows and vectors:
+#
+#   out[out_start + m * out_row + v] = (0 if first else the value there)
+#       + sum over i < lines, j < length of a[a_start + a_rows[row + m] + a_lines[line + i] + j * a_step]
+#                                         * b[b_start + i * b_line + j * b_step + v]
+multiply_lines: Any = _multiply_lines
+
+
+@intrinsic(prefer_literal=True)
+def _multiply_panel(
+    typing_context: Any, a: Any, a_start: Any, a_row: Any, a_step: Any, b: Any, b_start: Any, b_step: Any,
+    out: Any, out_start: Any, out_row: Any, terms: Any, first: Any, rows: Any, vectors: Any,
+) -> Any:  # fmt: skip
+    index = types.intp
+    tile = Tile(rows.literal_value, vectors.literal_value)
+    signature = types.void(
+        a, index, index, index, b, index, index, out, index, index, index, types.boolean, rows, vectors
+    )
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def data(position: int) -> Any:
+            return context.make_array(signature.args[position])(context, builder, args[position]).data
+
+        element = signature.args[0].dtype
+        vec = Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
+        a, b, out = data(0), data(4), data(7)
+        a_start, a_row, a_step, b_start, b_step, out_start, out_row, terms, first = (
+            args[i] for i in (1, 2, 3, 5, 6, 8, 9, 10, 11)
+        )
+        sums = _zero_sums(vec, tile)
+        a_rows = [builder.gep(a, [builder.add(a_start, builder.mul(a_row, _constant(m)))]) for m in range(tile.rows)]
+        _multiply_add_terms(vec, tile, sums, a_rows, a_step, builder.gep(b, [b_start]), b_step, terms)
+        _store_or_add(vec, tile, sums, builder.gep(out, [out_start]), out_row, first)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# multiply_panel(a, a_start, a_row, a_step, b, b_start, b_step, out, out_start, out_row, terms, first, rows, vectors)
+#
+# For m < rows and v < vectors * lanes, with literal rows and vectors:
+#
+#   out[out_start + m * out_row + v] = (0 if first else the value there)
+#       + sum over j < terms of a[a_start + m * a_row + j * a_step] * b[b_start + j * b_step + v]
+multiply_panel: Any = _multiply_panel
+
+
+def _zero_sums(vec: Vectors, tile: Tile) -> dict[tuple[int, int], Any]:
+    sums = {}
+    for place in [(m, v) for m in range(tile.rows) for v in range(tile.vectors)]:
+        sums[place] = cgutils.alloca_once(vec.builder, vec.type)
+        vec.builder.store(ir.Constant(vec.type, [0.0] * vec.lanes), sums[place])
+    return sums
+
+
+def _multiply_add_terms(
+    vec: Vectors, tile: Tile, sums: dict[tuple[int, int], Any], a_rows: list[Any], a_step: Any, b: Any, b_step: Any,
+    terms: Any,
+) -> None:  # fmt: skip
+    """The innermost loop of every tile: a vector row of b against one value of each row of a."""
+    builder = vec.builder
+    with cgutils.for_range(builder, terms) as loop:
+        offset = builder.mul(loop.index, a_step)
+        b_row = builder.gep(b, [builder.mul(loop.index, b_step)])
+        row = [vec.load(b_row, _constant(v * vec.lanes)) for v in range(tile.vectors)]
+        for m in range(tile.rows):
+            value = vec.splat(builder.load(builder.gep(a_rows[m], [offset])))
+            for v in range(tile.vectors):
+                builder.store(vec.multiply_add(value, row[v], builder.load(sums[m, v])), sums[m, v])
+
+
+def _store_or_add(
+    vec: Vectors, tile: Tile, sums: dict[tuple[int, int], Any], out: Any, out_row: Any, first: Any
+) -> None:
+    """Stores the sums if `first`, else adds them to what is there."""
+    builder = vec.builder
+    at = {}
+    for m in range(tile.rows):
+        line = builder.gep(out, [builder.mul(out_row, _constant(m))])
+        for v in range(tile.vectors):
+            at[m, v] = vec.at(line, _constant(v * vec.lanes))
+    with builder.if_else(first) as (alone, added):
+        with alone:
+            for place, total in sums.items():
+                builder.store(builder.load(total), at[place], align=vec.itemsize)
+        with added:
+            for place, total in sums.items():
+                before = builder.load(at[place], align=vec.itemsize)
+                builder.store(builder.fadd(builder.load(total), before), at[place], align=vec.itemsize)

@@ -12,12 +12,12 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from .simd import VECTOR_BYTES, _Vectors
+from .simd import VECTOR_BYTES, Vectors
 
 _INT32 = ir.IntType(32)
 
 
-def _exchange(vec: _Vectors, rows: list[Any]) -> list[Any]:
+def _exchange(vec: Vectors, rows: list[Any]) -> list[Any]:
     step = 1
     while step < vec.lanes:
         low = [j if not j & step else vec.lanes + j - step for j in range(vec.lanes)]
@@ -40,7 +40,7 @@ def _transpose_block(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         element = signature.args[0].dtype
-        vec = _Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
+        vec = Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
         source, out = (context.make_array(signature.args[p])(context, builder, args[p]).data for p in (0, 3))
 
         def at(base: Any, stride: Any, index: int) -> Any:

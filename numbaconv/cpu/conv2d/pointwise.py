@@ -11,7 +11,7 @@ import functools
 import numpy as np
 
 from ...shapes import Conv2dProblem
-from ..layout import channels_last, in_layout, layout_of
+from ..layout import channels_last, empty, flat, in_layout, layout_of
 from ..packing import Packed
 from . import direct, weight_gradient
 from .algorithm import Algorithm
@@ -70,9 +70,20 @@ def backward_input(
 
 
 def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:
-    problem = in_lines(problem)
-    lines = problem.output_shape[2]
-    return weight_gradient.backward_weight(problem, as_lines(grad_output, lines), as_lines(x, lines))
+    """(K, C, 1, 1). The side with fewer channels is transposed; as the rows, or, exchanged, as the columns."""
+    k, c, _, _ = problem.weight_shape
+    if c <= k or problem.groups > 1:
+        problem = in_lines(problem)
+        lines = problem.output_shape[2]
+        return weight_gradient.backward_weight(problem, as_lines(grad_output, lines), as_lines(x, lines))
+    out = empty(problem.weight_shape, x.dtype)
+    n, _, h, w = problem.input_shape
+    exchanged = in_lines(
+        problem._replace(input_shape=(n, k, h, w), weight_shape=(c, k, 1, 1), output_shape=(n, c, h, w))
+    )
+    lines = exchanged.output_shape[2]
+    weight_gradient.weight_gradient(exchanged, as_lines(x, lines), as_lines(grad_output, lines), flat(out), (1, c))
+    return out
 
 
 def in_lines(problem: Conv2dProblem) -> Conv2dProblem:

@@ -1,13 +1,19 @@
 """The weight-gradient of a convolution, for every algorithm that has none of its own.
 
 grad_weight[k, c, r, s] sums x[n, c, p * stride + r * dilation - pad, ...] * grad_output[n, k, p, q] over the pixels
-(n, p, q): the register tile with its rows in the filter (r, s, c), its columns in k, and pixels as the terms.
+(n, p, q): a matrix product with rows (c, r, s), columns k, and pixels as the terms.
 
-x is padded first, so that every pixel is valid for every tap; where there is no padding it is read as it is.
+Some lines of output pixels at a time (a chunk), the input rows they read are first transposed into planes,
+[channel][row][column] with the padding's zeros written in: a tap is then a shift within its plane, terms follow each
+other in memory, and 16 of them share a cache line. (Read in place, every term was another line: 165 instead of 220
+GFLOP/s a core, and a padded copy of all of x.) Then the tile: six rows, four vectors of columns of grad_output, which
+is read as it lies.
 
-Tasks: (split of the pixels, group, block of columns, run of filter rows). Each adds up its pixels in segments of at
-most `TERMS` into its own part of a partial result; the splits are then added in order. The cut depends on the
-problem only, so the bits do not depend on the number of threads.
+Tasks of the product: (split of the chunk's lines, group, block of columns, run of rows); segments of at most `TERMS`
+terms are added to the task's sums. Splits, only there where tasks would be too few, are added in order at the end. The
+cut depends on the problem only, so the bits do not depend on the number of threads.
+
+Cost: 2 * terms * rows * columns flops; planes are written once and read once per block of columns.
 """
 
 from __future__ import annotations
@@ -18,89 +24,118 @@ from typing import NamedTuple
 import numpy as np
 
 from ...jit import inline, kernel, launch, never_inline, parallel_kernel, prange
-from ...shapes import Conv2dProblem, Shape4
-from ..convert import SMALL, STREAMS, copy_to_channels_last
-from ..correlate import TERMS, zeros
-from ..layout import dense, element_strides, empty, flat, padded_channels_last
+from ...shapes import Conv2dProblem
+from ..convert import SMALL, copy_to_channels_last
+from ..correlate import TERMS
+from ..layout import channels_last, element_strides, empty, flat
 from ..memory import scratch
-from ..packing import Columns, columns_for
-from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_tile
+from ..packing import columns_for
+from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_lines
+from ..transpose import transpose_block
 
-TASKS = 16  # enough to balance a few threads
-FILTER_ROWS = 384  # of a task: 384 x 64 sums are 98 KB of float32
+_TASKS = 16  # enough to balance a few threads
+_RUN = 144  # rows of a task, at most; whole tiles
+_CHUNK_BYTES = 4_000_000  # of planes
+_CHANNELS = 64  # of a task that transposes
+_FINISH_ROWS = 128  # of a task that writes the result
 
 
 class Reduction(NamedTuple):
-    """The sizes of one weight-gradient, for the kernel. Pitches are in elements."""
+    """The sizes of one weight-gradient, for the kernels. Pitches are in elements."""
 
-    lines: int  # n * p
-    lines_per_image: int
+    height: int
+    width: int
+    channels: int
+    out_channels: int
     line_length: int  # q
-    x_image: int
-    x_line: int  # from output line to output line
-    x_step: int  # from output column to output column
-    grad_channels: int
+    left: int
+    row_step: int  # input rows from one row of a plane to the next
+    column_step: int
+    term_step: int  # columns of a plane from one term to the next
+    plane_width: int
+    plane: int  # from plane to plane
     groups: int
-    x_group: int
-    filter_rows: int  # r * s * c of one group
-    width: int  # k of one group
+    depth: int  # channels of a group
+    rows: int  # of a group: channels times taps
+    columns: int  # output channels of a group
     blocks: int
     block: int
     splits: int
-    runs: int  # of filter rows
+    runs: int
+    run: int  # rows of a task
 
     @property
-    def tasks(self) -> int:
-        return self.splits * self.groups * self.blocks * self.runs
+    def sums(self) -> int:
+        """Of one split."""
+        return self.groups * self.blocks * self.runs * self.run * self.block
+
+
+class _Chunk(NamedTuple):
+    first_line: int
+    line_offsets: np.ndarray  # where in a plane each of its lines begins
+    row_images: np.ndarray  # of each row of its planes
+    row_inputs: np.ndarray  # the input row, perhaps outside the image
 
 
 class _Plan(NamedTuple):
-    columns: Columns
+    wide: bool
     reduction: Reduction
-    row_offsets: np.ndarray  # where in padded x each filter row (r, s, c) begins
-    x_padding: Shape4
+    row_offsets: np.ndarray  # from channel 0's plane, of each row (c, r, s) of a group
+    chunks: tuple[_Chunk, ...]
+    plane_rows: int
 
 
 def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:
     """(K, C // groups, R, S), C-contiguous."""
     _, c, r, s = problem.weight_shape
     out = empty(problem.weight_shape, x.dtype)
-    weight_gradient(problem, grad_output, x, flat(out), (c * r * s, r * s, 1))
+    weight_gradient(problem, grad_output, x, flat(out), (c * r * s, r * s))
     return out
 
 
 def weight_gradient(
-    problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, strides: tuple[int, int, int]
+    problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarray, out: np.ndarray, strides: tuple[int, int]
 ) -> None:
-    """Fills flat `out`; `strides` say where k, c and the tap (r, s) go in it, in elements."""
-    if grad_output.size == 0:
+    """Fills flat `out`; `strides` say how far k and c are apart in it, in elements. Taps follow each other."""
+    if grad_output.size == 0 or out.size == 0:
         out[:] = 0
         return
     plan = _plan(problem, x.itemsize)
     reduction = plan.reduction
-    padded_x = padded_channels_last(dense(x), plan.x_padding, "padded source")
-    grad = _readable_to_the_block(dense(grad_output), reduction)
-    size = reduction.groups * reduction.blocks * reduction.filter_rows * reduction.block
-    partial = scratch("partial weight gradient", reduction.splits * size, x.dtype)
+    source = flat(channels_last(x))
+    grad = _readable_to_the_block(grad_output, reduction)
+    planes = scratch("planes", reduction.plane * reduction.channels + 64, x.dtype)
+    sums = scratch("sums", reduction.splits * reduction.sums, x.dtype)
     lanes = VECTOR_BYTES // x.itemsize
-    work_ns = size * reduction.lines * reduction.line_length / lanes * 0.4
+    parts = -(-reduction.channels // _CHANNELS)
+    line_ns = reduction.sums * reduction.line_length / lanes * 0.2
+    tasks = reduction.splits * reduction.groups * reduction.blocks * reduction.runs
+    for chunk in plan.chunks:
+        rows, lines = chunk.row_inputs.size, chunk.line_offsets.size
+        launch(
+            _transpose, _transpose_parallel, rows * parts, rows * reduction.plane_width * reduction.channels * 0.2,
+            source, planes, chunk.row_images, chunk.row_inputs, parts, reduction,
+        )  # fmt: skip
+        launch(
+            _accumulate, _accumulate_parallel, tasks, lines * line_ns,
+            planes, grad, sums, plan.row_offsets, chunk.line_offsets, chunk.first_line, chunk.first_line == 0,
+            reduction, plan.wide,
+        )  # fmt: skip
+    parts = -(-reduction.rows // _FINISH_ROWS)
+    taps = problem.weight_shape[2] * problem.weight_shape[3]
     launch(
-        _accumulate, _accumulate_parallel, reduction.tasks, work_ns,
-        padded_x, grad, partial, zeros(reduction.block, x.dtype), reduction, plan.row_offsets, plan.columns.wide,
-    )  # fmt: skip
-    launch(
-        _reduce, _reduce_parallel, reduction.groups * reduction.blocks, size * reduction.splits * 0.7,
-        partial, out, reduction, problem.weight_shape[1], strides,
+        _finish, _finish_parallel, reduction.groups * reduction.blocks * parts, out.size * reduction.splits * 0.5,
+        sums, out, parts, reduction, taps, strides,
     )  # fmt: skip
 
 
 def _readable_to_the_block(grad_output: np.ndarray, reduction: Reduction) -> np.ndarray:
     """grad_output, flat and channels-last, with memory behind it where a tile reads beyond its columns.
 
-    What is read there ends up in columns of the partial result that nobody reads.
+    What is read there ends up in columns of the sums that nobody reads.
     """
-    if reduction.width % reduction.block == 0:
-        return padded_channels_last(grad_output, (0, 0, 0, 0), "gradient")
+    if reduction.columns % reduction.block == 0:
+        return flat(channels_last(grad_output))
     n, k, p, q = grad_output.shape
     padded = scratch("gradient", grad_output.size + reduction.block, grad_output.dtype)
     padded[grad_output.size :] = 0
@@ -114,125 +149,191 @@ def _readable_to_the_block(grad_output: np.ndarray, reduction: Reduction) -> np.
 @functools.lru_cache(maxsize=1024)
 def _plan(problem: Conv2dProblem, itemsize: int) -> _Plan:
     n, c, h, w = problem.input_shape
-    k, c_group, r, s = problem.weight_shape
+    k, depth, r, s = problem.weight_shape
     _, _, p, q = problem.output_shape
     (sh, sw), (dh, dw) = problem.stride, problem.dilation
     top, _, left, _ = problem.padding
-    # Rows and columns that the last window reaches; what lies beyond is never read, what is read before is padding.
-    bottom = max(0, (p - 1) * sh + (r - 1) * dh + 1 - top - h)
-    right = max(0, (q - 1) * sw + (s - 1) * dw + 1 - left - w)
-    rows, columns = h + top + bottom, w + left + right
-    width = k // problem.groups
-    cut = columns_for(width, itemsize)
-    filter_rows = r * s * c_group
-    runs = -(-filter_rows // FILTER_ROWS)
-    splits = max(1, min(n * p, -(-TASKS // (problem.groups * cut.blocks * runs))))
-    row_offsets = [(i * dh * columns + j * dw) * c + d for i in range(r) for j in range(s) for d in range(c_group)]
+    cut = columns_for(k // problem.groups, itemsize)
+    # With one tap along an axis only every stride-th row or column is read: only those are transposed.
+    row_step, column_step = sh if r == 1 else 1, sw if s == 1 else 1
+    plane_width = ((q - 1) * sw + (s - 1) * dw) // column_step + 1
+    row_bytes = plane_width * c * itemsize
+    lines = max(1, min(n * p, _CHUNK_BYTES // (row_bytes * (sh // row_step))))
+    lines = -(-n * p // -(-n * p // lines))
+    runs = -(-depth * r * s // _RUN)
+    run = -(-depth * r * s // runs)
+    run = -(-run // cut.rows) * cut.rows
+    splits = min(lines, max(1, _TASKS // (problem.groups * cut.blocks * runs)))
+    chunks = tuple(
+        _chunk(first, min(first + lines, n * p), p, (sh // row_step, row_step), (r - 1) * dh, top, plane_width)
+        for first in range(0, n * p, lines)
+    )
+    plane_rows = max(chunk.row_inputs.size for chunk in chunks)
+    plane = -(-plane_rows * plane_width // 16) * 16
+    plane += 16 if plane // 16 % 2 == 0 else 0  # planes a power of two apart share a cache set
+    offsets = [
+        d * plane + i * dh // row_step * plane_width + j * dw // column_step
+        for d in range(depth) for i in range(r) for j in range(s)
+    ]  # fmt: skip
     reduction = Reduction(
-        lines=n * p, lines_per_image=p, line_length=q,
-        x_image=rows * columns * c, x_line=sh * columns * c, x_step=sw * c,
-        grad_channels=k,
-        groups=problem.groups, x_group=c_group, filter_rows=filter_rows, width=width,
-        blocks=cut.blocks, block=cut.block, splits=splits, runs=runs,
+        h, w, c, k, q, left, row_step, column_step, sw // column_step, plane_width, plane,
+        problem.groups, depth, depth * r * s, k // problem.groups, cut.blocks, cut.block, splits, runs, run,
     )  # fmt: skip
-    return _Plan(cut, reduction, np.array(row_offsets, np.int64), (top, bottom, left, right))
+    return _Plan(cut.wide, reduction, np.array(offsets, np.int64), chunks, plane_rows)
+
+
+def _chunk(
+    first: int, end: int, lines_per_image: int, steps: tuple[int, int], reach: int, top: int, plane_width: int
+) -> _Chunk:
+    """`steps`: plane rows from line to line, input rows from plane row to plane row; `reach` of the filter, in rows."""
+    line_step, row_step = steps
+    offsets: list[int] = []
+    images: list[int] = []
+    inputs: list[int] = []
+    for image in range(first // lines_per_image, -(-end // lines_per_image)):
+        start = max(first - image * lines_per_image, 0)
+        stop = min(end - image * lines_per_image, lines_per_image)
+        offsets += [(len(inputs) + i * line_step) * plane_width for i in range(stop - start)]
+        rows = (stop - start - 1) * line_step + reach // row_step + 1
+        inputs += [(start * line_step + i) * row_step - top for i in range(rows)]
+        images += [image] * rows
+    return _Chunk(first, *(np.array(a, np.int64) for a in (offsets, images, inputs)))
+
+
+@kernel
+def _transpose(first, end, x, planes, row_images, row_inputs, parts, z):
+    """Task: one row of the planes, some channels."""
+    never_inline()
+    lanes = VECTOR_BYTES // x.itemsize
+    for task in range(first, end):
+        row = task // parts
+        start = (task - row * parts) * _CHANNELS
+        stop = min(z.channels, start + _CHANNELS)
+        h = row_inputs[row]
+        to = row * z.plane_width
+        # Columns j of the plane with 0 <= j * column_step - left < width.
+        j0 = min(z.plane_width, max(0, (z.left + z.column_step - 1) // z.column_step))
+        j1 = max(j0, min(z.plane_width, (z.width - 1 + z.left) // z.column_step + 1))
+        if h < 0 or h >= z.height:
+            j0, j1 = z.plane_width, z.plane_width
+        if j0 > 0 or j1 < z.plane_width:
+            for c in range(start, stop):
+                line = planes[c * z.plane + to :][: z.plane_width]
+                for j in range(j0):
+                    line[j] = 0
+                for j in range(j1, z.plane_width):
+                    line[j] = 0
+        step = z.column_step * z.channels
+        at = ((row_images[row] * z.height + h) * z.width + j0 * z.column_step - z.left) * z.channels
+        if stop - start < lanes or j1 - j0 < lanes:
+            for c in range(start, stop):
+                line = planes[c * z.plane + to + j0 :][: j1 - j0]
+                for j in range(line.size):
+                    line[j] = x[at + j * step + c]
+            continue
+        # Blocks of lanes x lanes; the last ones overlap those before.
+        for c in range(start, stop, lanes):
+            channel = min(c, stop - lanes)
+            for j in range(0, j1 - j0, lanes):
+                column = min(j, j1 - j0 - lanes)
+                transpose_block(x, at + column * step + channel, step,
+                                planes, channel * z.plane + to + j0 + column, z.plane)  # fmt: skip
+
+
+@parallel_kernel
+def _transpose_parallel(first, end, x, planes, row_images, row_inputs, parts, z):
+    for task in prange(first, end):
+        _transpose(task, task + 1, x, planes, row_images, row_inputs, parts, z)
 
 
 @inline
-def _tile(wide, x, x_offsets, x_step, grad, grad_offsets, grad_step, out, out_start, out_offsets, zeros, block, lines,
-          length, first):  # fmt: skip
+def _tile(wide, planes, start, rows, row, lines, line, step, grad, b_start, b_line, b_step, sums, out_start, block,
+          count, length, first):  # fmt: skip
     if wide:
-        multiply_tile(x, 0, x_offsets, 0, x_step, grad, 0, grad_offsets, 0, grad_step, out, out_start, out_offsets,
-                      zeros, 0, block, lines, length, first, -np.inf, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+        multiply_lines(planes, start, rows, row, lines, line, step, grad, b_start, b_line, b_step, sums, out_start,
+                       block, count, length, first, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
     else:
-        multiply_tile(x, 0, x_offsets, 0, x_step, grad, 0, grad_offsets, 0, grad_step, out, out_start, out_offsets,
-                      zeros, 0, block, lines, length, first, -np.inf, NARROW_ROWS, NARROW_VECTORS)  # fmt: skip
+        multiply_lines(planes, start, rows, row, lines, line, step, grad, b_start, b_line, b_step, sums, out_start,
+                       block, count, length, first, NARROW_ROWS, NARROW_VECTORS)  # fmt: skip
 
 
 @kernel
-def _accumulate(first, end, x, grad, partial, zeros, reduction, row_offsets, wide):
-    """Segment (some lines, or a part of one) > tile of filter rows: the segment of grad stays in cache."""
+def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first_line, initial, z, wide):
+    """Segment (some lines, or a part of one) > tile of rows: the segment of grad stays in cache."""
     never_inline()
-    rows = WIDE_ROWS if wide else NARROW_ROWS
-    length = min(reduction.line_length, TERMS)
-    most = max(1, TERMS // reduction.line_length)  # lines of a segment
-    x_offsets = np.empty(most * rows, np.int64)
-    grad_offsets = np.empty(most, np.int64)
-    out_offsets = np.empty(rows, np.int64)
-    run_length = (reduction.filter_rows + reduction.runs - 1) // reduction.runs
+    tile_rows = WIDE_ROWS if wide else NARROW_ROWS
+    length = min(z.line_length, TERMS)
+    most = max(1, TERMS // z.line_length)  # lines of a segment
+    rows = np.empty(z.run, np.int64)
+    lines = line_offsets.size
     for task in range(first, end):
-        split = task % reduction.splits
-        run = task // reduction.splits % reduction.runs
-        column_block = task // (reduction.splits * reduction.runs)
-        group = column_block // reduction.blocks
-        grad_start = group * reduction.width + (column_block - group * reduction.blocks) * reduction.block
-        out_start = (split * reduction.groups * reduction.blocks + column_block) * (
-            reduction.filter_rows * reduction.block
-        )
-        first_row, end_row = run * run_length, min((run + 1) * run_length, reduction.filter_rows)
-        first_line = reduction.lines * split // reduction.splits
-        end_line = reduction.lines * (split + 1) // reduction.splits
-        for line in range(first_line, end_line, most):
-            lines = min(most, end_line - line)
-            for column in range(0, reduction.line_length, length):
-                count = min(length, reduction.line_length - column)
-                for i in range(lines):
-                    grad_offsets[i] = grad_start + (
-                        ((line + i) * reduction.line_length + column) * reduction.grad_channels
-                    )
-                for row in range(first_row, end_row, rows):
-                    for m in range(rows):
-                        filter_row = min(row + m, end_row - 1)
-                        out_offsets[m] = filter_row * reduction.block
-                        for i in range(lines):
-                            image = (line + i) // reduction.lines_per_image
-                            x_offsets[i * rows + m] = (
-                                image * reduction.x_image
-                                + (line + i - image * reduction.lines_per_image) * reduction.x_line
-                                + column * reduction.x_step
-                                + group * reduction.x_group
-                                + row_offsets[filter_row]
-                            )
-                    _tile(wide, x, x_offsets, reduction.x_step, grad, grad_offsets, reduction.grad_channels, partial,
-                          out_start, out_offsets, zeros, reduction.block, lines, count,
-                          line == first_line and column == 0)  # fmt: skip
+        split = task % z.splits
+        run = task // z.splits % z.runs
+        block = task // (z.splits * z.runs)  # over groups and their blocks
+        group = block // z.blocks
+        column = group * z.columns + (block - group * z.blocks) * z.block
+        count = min(z.run, z.rows - run * z.run)
+        for i in range(z.run):  # those beyond the last repeat it
+            rows[i] = row_offsets[run * z.run + min(i, count - 1)]
+        out_start = ((split * z.groups * z.blocks + block) * z.runs + run) * z.run * z.block
+        begin, stop = lines * split // z.splits, lines * (split + 1) // z.splits
+        for line in range(begin, stop, most):
+            here = min(most, stop - line)
+            for q in range(0, z.line_length, length):
+                b_start = ((first_line + line) * z.line_length + q) * z.out_channels + column
+                a_start = group * z.depth * z.plane + q * z.term_step
+                for row in range(0, count, tile_rows):
+                    _tile(wide, planes, a_start, rows, row, line_offsets, line, z.term_step,
+                          grad, b_start, z.line_length * z.out_channels, z.out_channels,
+                          sums, out_start + row * z.block, z.block, here, min(length, z.line_length - q),
+                          initial and line == begin and q == 0)  # fmt: skip
 
 
 @parallel_kernel
-def _accumulate_parallel(first, end, x, grad, partial, zeros, reduction, row_offsets, wide):
+def _accumulate_parallel(first, end, planes, grad, sums, row_offsets, line_offsets, first_line, initial, z, wide):
     for task in prange(first, end):
-        _accumulate(task, task + 1, x, grad, partial, zeros, reduction, row_offsets, wide)
+        _accumulate(task, task + 1, planes, grad, sums, row_offsets, line_offsets, first_line, initial, z, wide)
 
 
 @kernel
-def _reduce(first, end, partial, out, reduction, channels, strides):
-    """Adds the splits in order and puts (r, s, c, k) where it belongs. Task: a block of columns.
-
-    A few columns at a time, so that each is written front to back (see `packing`).
-    """
+def _finish(first, end, sums, out, parts, z, taps, strides):
+    """Adds the splits in order and writes the rows (c, tap) of every column k. Task: a block, some of its rows."""
     never_inline()
-    k_stride, c_stride, tap_stride = strides
-    size = reduction.filter_rows * reduction.block
-    pitch = reduction.groups * reduction.blocks * size
+    k_stride, c_stride = strides
+    lanes = VECTOR_BYTES // sums.itemsize
+    pitch = z.groups * z.blocks * z.runs * z.run * z.block
     for task in range(first, end):
-        group = task // reduction.blocks
-        column = (task - group * reduction.blocks) * reduction.block
-        count = min(reduction.block, reduction.width - column)
-        most = reduction.block if k_stride == 1 else STREAMS
-        for v in range(0, count, most):
-            streams = min(most, count - v)
-            for c in range(channels):
-                for tap in range(reduction.filter_rows // channels):
-                    at = task * size + (tap * channels + c) * reduction.block + v
-                    to = (group * reduction.width + column + v) * k_stride + c * c_stride + tap * tap_stride
-                    for i in range(streams):
-                        total = partial[at + i]
-                        for split in range(1, reduction.splits):
-                            total += partial[at + i + split * pitch]
-                        out[to + i * k_stride] = total
+        block = task // parts
+        part = task - block * parts
+        group = block // z.blocks
+        column = (block - group * z.blocks) * z.block
+        columns = min(z.block, z.columns - column)
+        begin, stop = part * _FINISH_ROWS, min(z.rows, (part + 1) * _FINISH_ROWS)
+        at = block * z.runs * z.run * z.block
+        for split in range(1, z.splits):
+            total = sums[at + begin * z.block : at + stop * z.block]
+            other = sums[split * pitch + at + begin * z.block :][: total.size]
+            for i in range(total.size):
+                total[i] += other[i]
+        to = (group * z.columns + column) * k_stride
+        if k_stride == 1:
+            for row in range(begin, stop):
+                line = out[to + row // taps * c_stride + row % taps :][:columns]
+                for v in range(columns):
+                    line[v] = sums[at + row * z.block + v]
+            continue
+        for v in range(0, columns, lanes):
+            for row in range(begin, stop, lanes):
+                if v + lanes <= columns and row + lanes <= stop and c_stride == taps:
+                    transpose_block(sums, at + row * z.block + v, z.block, out, to + v * k_stride + row, k_stride)
+                    continue
+                for i in range(v, min(v + lanes, columns)):
+                    for j in range(row, min(row + lanes, stop)):
+                        place = to + i * k_stride + j // taps * c_stride + j % taps
+                        out[place] = sums[at + j * z.block + i]
 
 
 @parallel_kernel
-def _reduce_parallel(first, end, partial, out, reduction, channels, strides):
+def _finish_parallel(first, end, sums, out, parts, z, taps, strides):
     for task in prange(first, end):
-        _reduce(task, task + 1, partial, out, reduction, channels, strides)
+        _finish(task, task + 1, sums, out, parts, z, taps, strides)

@@ -31,9 +31,9 @@ from ..correlate import TERMS, lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, empty, flat, in_layout, layout_of
 from ..memory import scratch
 from ..packing import Columns, Packed, columns_for
-from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS
+from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_panel
 from .winograd_points import PAIRS
-from .winograd_tile import multiply_panel, transform_patch, transform_products
+from .winograd_tile import transform_patch, transform_products
 
 FEWEST_CHANNELS = 16  # of a group, in and out: transforms take whole vectors
 _FUSED_FILTER_BYTES = 800_000  # most of a second-level cache

@@ -14,14 +14,14 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from ..simd import VECTOR_BYTES, _Vectors
+from ..simd import VECTOR_BYTES, Vectors
 from .winograd_points import transform_data, transform_filter, transform_result
 
 
 class _Value:
     """An LLVM vector that adds, subtracts, and is multiplied by numbers (fused where numba allows it: jit.py)."""
 
-    def __init__(self, vec: _Vectors, value: Any) -> None:
+    def __init__(self, vec: Vectors, value: Any) -> None:
         self.vec, self.value = vec, value
 
     def __add__(self, other: _Value) -> _Value:
@@ -44,9 +44,9 @@ def _separable(rows: Transform, columns: Transform, grid: list[list[Any]]) -> li
     return [columns([column[i] for column in down]) for i in range(len(down[0]))]
 
 
-def _vectors(context: Any, builder: Any, array_type: Any) -> _Vectors:
+def _vectors(context: Any, builder: Any, array_type: Any) -> Vectors:
     element = array_type.dtype
-    return _Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
+    return Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
 
 
 def _data(context: Any, builder: Any, signature: Any, args: Any, position: int) -> Any:
@@ -57,7 +57,7 @@ def _constant(value: int) -> ir.Constant:
     return ir.Constant(ir.IntType(64), value)
 
 
-def _load_grid(vec: _Vectors, source: Any, offsets: Any, at: Any, height: int, width: int) -> list[list[_Value]]:
+def _load_grid(vec: Vectors, source: Any, offsets: Any, at: Any, height: int, width: int) -> list[list[_Value]]:
     grid = []
     for i in range(height):
         line = []
@@ -68,7 +68,7 @@ def _load_grid(vec: _Vectors, source: Any, offsets: Any, at: Any, height: int, w
     return grid
 
 
-def _store_grid(vec: _Vectors, out: Any, start: Any, pitch: Any, grid: list[list[_Value]]) -> None:
+def _store_grid(vec: Vectors, out: Any, start: Any, pitch: Any, grid: list[list[_Value]]) -> None:
     builder, width = vec.builder, len(grid[0])
     for i, line in enumerate(grid):
         for j, value in enumerate(line):
@@ -76,7 +76,7 @@ def _store_grid(vec: _Vectors, out: Any, start: Any, pitch: Any, grid: list[list
             builder.store(value.value, vec.at(out, offset), align=vec.itemsize)
 
 
-def _overlapping(vec: _Vectors, count: Any) -> tuple[Any, Callable[[Any], Any]]:
+def _overlapping(vec: Vectors, count: Any) -> tuple[Any, Callable[[Any], Any]]:
     """How many vectors cover `count` >= lanes elements, and where the i-th starts: the last ends with the last."""
     builder, lanes = vec.builder, _constant(vec.lanes)
     vectors = builder.udiv(builder.add(count, _constant(vec.lanes - 1)), lanes)
@@ -219,60 +219,3 @@ def _offset(builder: Any, start: Any, pitch: Any, index: int, column: Any) -> An
 # results, plus bias[bias_start + v], at least floor, to out[offsets[i * results_w + j] + v]. Products and bias are
 # padded to whole vectors, out is not.
 transform_products: Any = _transform_products
-
-
-@intrinsic(prefer_literal=True)
-def _multiply_panel(
-    typing_context: Any, a: Any, a_start: Any, a_row: Any, a_step: Any, b: Any, b_start: Any, b_step: Any,
-    out: Any, out_start: Any, out_row: Any, terms: Any, first: Any, rows: Any, vectors: Any,
-) -> Any:  # fmt: skip
-    index = types.intp
-    tile_rows, tile_vectors = rows.literal_value, vectors.literal_value
-    signature = types.void(
-        a, index, index, index, b, index, index, out, index, index, index, types.boolean, rows, vectors
-    )
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vec = _vectors(context, builder, signature.args[0])
-        a, b, out = (_data(context, builder, signature, args, position) for position in (0, 4, 7))
-        a_start, a_row, a_step, b_start, b_step, out_start, out_row, terms, first = (
-            args[i] for i in (1, 2, 3, 5, 6, 8, 9, 10, 11)
-        )
-        places = [(m, v) for m in range(tile_rows) for v in range(tile_vectors)]
-        sums = {place: cgutils.alloca_once(builder, vec.type) for place in places}
-        out_rows = [
-            builder.gep(out, [builder.add(out_start, builder.mul(out_row, _constant(m)))]) for m in range(tile_rows)
-        ]
-        at = {(m, v): vec.at(out_rows[m], _constant(v * vec.lanes)) for m, v in places}
-        for place in places:
-            builder.store(ir.Constant(vec.type, [0.0] * vec.lanes), sums[place])
-        a_rows = [builder.gep(a, [builder.add(a_start, builder.mul(a_row, _constant(m)))]) for m in range(tile_rows)]
-        b_at = builder.gep(b, [b_start])
-        with cgutils.for_range(builder, terms) as loop:
-            offset = builder.mul(loop.index, a_step)
-            b_row = builder.gep(b_at, [builder.mul(loop.index, b_step)])
-            row = [vec.load(b_row, _constant(v * vec.lanes)) for v in range(tile_vectors)]
-            for m in range(tile_rows):
-                value = vec.splat(builder.load(builder.gep(a_rows[m], [offset])))
-                for v in range(tile_vectors):
-                    builder.store(vec.multiply_add(value, row[v], builder.load(sums[m, v])), sums[m, v])
-        with builder.if_else(first) as (alone, added):
-            with alone:
-                for place in places:
-                    builder.store(builder.load(sums[place]), at[place], align=vec.itemsize)
-            with added:
-                for place in places:
-                    before = builder.load(at[place], align=vec.itemsize)
-                    builder.store(builder.fadd(builder.load(sums[place]), before), at[place], align=vec.itemsize)
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-# multiply_panel(a, a_start, a_row, a_step, b, b_start, b_step, out, out_start, out_row, terms, first, rows, vectors)
-#
-# For m < rows and v < vectors * lanes, with literal rows and vectors:
-#
-#   out[out_start + m * out_row + v] = (0 if first else the value there)
-#       + sum over j < terms of a[a_start + m * a_row + j * a_step] * b[b_start + j * b_step + v]
-multiply_panel: Any = _multiply_panel

@@ -27,9 +27,9 @@ from ..correlate import TERMS, zeros
 from ..layout import channels_last, empty, flat
 from ..memory import scratch
 from ..packing import columns_for
-from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS
+from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_panel
 from .winograd import Shape, Tiling, place, shape_of, tiles_along, transform_run
-from .winograd_tile import multiply_panel, transform_products, transform_taps
+from .winograd_tile import transform_products, transform_taps
 
 _CHUNK_BYTES = 8_000_000  # of transformed patches and gradients
 _TILES = 8  # of a task that transforms
