@@ -40,6 +40,8 @@ _FUSED_FILTER_BYTES = 800_000  # most of a second-level cache
 _RUN_BYTES = 400_000  # patches and products of a fused task
 _CHUNK_BYTES = 8_000_000  # patches transformed at a time where not fused
 _RUN_TILES = 96
+# Elements between the values of one point and the next: at a distance of a power of two, 36 points share a cache set.
+PITCH_PADDING = 16
 
 
 class Tiling(NamedTuple):
@@ -151,8 +153,8 @@ def _plan(
 
 
 def filter_pitch(blocks: int, depth: int, block: int) -> int:
-    """Elements from one point's filters to the next's: not a power of two, which would share a cache set."""
-    return (blocks * depth + 1) * block
+    """Elements from one point's filters to the next's."""
+    return blocks * depth * block + PITCH_PADDING
 
 
 def _even_run(tiles: int, most: int, cut: Columns) -> int:
@@ -194,7 +196,7 @@ def _run(plan: _Plan, source: np.ndarray, packed: Packed, relu: bool) -> np.ndar
         lanes = VECTOR_BYTES // source.itemsize
         tile_ns = points * tiling.depth * tiling.groups * tiling.blocks * tiling.block / lanes * 0.2
         patches = x
-        pitch = (plan.chunk + WIDE_ROWS + NARROW_ROWS) * tiling.channels
+        pitch = (plan.chunk + WIDE_ROWS + NARROW_ROWS) * tiling.channels + PITCH_PADDING
         if plan.chunk:
             patches = scratch("patches", points * pitch, source.dtype)
         for first in range(0, plan.tiles, plan.chunk or plan.tiles):
@@ -327,9 +329,9 @@ def _convolve(
     never_inline()
     chunk_first, chunk_tiles, transformed = chunk
     points = len(points_h) * len(points_w)
-    product_pitch = tiling.run * tiling.block
-    products = np.empty((points * tiling.run + 1) * tiling.block, x.dtype)
-    own_pitch = tiling.run * tiling.channels
+    product_pitch = tiling.run * tiling.block + PITCH_PADDING
+    products = np.empty(points * product_pitch + tiling.block, x.dtype)
+    own_pitch = tiling.run * tiling.channels + PITCH_PADDING
     own = np.zeros(1 if transformed else points * own_pitch, x.dtype)
     for task in range(first, end):
         run = task // tiling.splits

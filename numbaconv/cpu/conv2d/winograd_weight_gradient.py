@@ -28,7 +28,7 @@ from ..layout import channels_last, empty, flat
 from ..memory import scratch
 from ..packing import columns_for
 from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_panel
-from .winograd import Shape, Tiling, place, shape_of, tiles_along, transform_run
+from .winograd import PITCH_PADDING, Shape, Tiling, place, shape_of, tiles_along, transform_run
 from .winograd_tile import transform_products, transform_taps
 
 _CHUNK_BYTES = 8_000_000  # of transformed patches and gradients
@@ -77,10 +77,12 @@ def backward_weight(results: int, problem: Conv2dProblem, grad_output: np.ndarra
     points = len(shape.points_h) * len(shape.points_w)
     blocks = tiling.groups * tiling.blocks
     x, grad = flat(channels_last(x)), flat(channels_last(grad_output))
-    patch_pitch, grad_pitch = (plan.chunk + 1) * tiling.channels, (plan.chunk + 1) * tiling.out_channels
+    patch_pitch = (plan.chunk + 1) * tiling.channels + PITCH_PADDING
+    grad_pitch = (plan.chunk + 1) * tiling.out_channels + PITCH_PADDING
     patches = scratch("patches", points * patch_pitch + NARROW_ROWS, x.dtype)
     grads = scratch("gradients", points * grad_pitch + tiling.block, x.dtype)
-    sums = scratch("sums", points * blocks * plan.sum_rows * tiling.block, x.dtype)
+    sum_pitch = blocks * plan.sum_rows * tiling.block + PITCH_PADDING
+    sums = scratch("sums", points * sum_pitch, x.dtype)
     page = zeros(max(tiling.channels, tiling.out_channels), x.dtype)
     address = page.__array_interface__["data"][0]
     zeros_at = tuple((address - a.__array_interface__["data"][0]) // a.itemsize for a in (x, grad))
@@ -95,7 +97,7 @@ def backward_weight(results: int, problem: Conv2dProblem, grad_output: np.ndarra
         work_ns = tiles * points * (tiling.channels + tiling.out_channels) * 0.1
         launch(_transform, _transform_parallel, -(-tiles // _TILES), work_ns, *args)
         args = (
-            patches, grads, sums, (patch_pitch, grad_pitch, blocks * plan.sum_rows * tiling.block), first == 0, tiles,
+            patches, grads, sums, (patch_pitch, grad_pitch, sum_pitch), first == 0, tiles,
             parts, plan.sum_rows, tiling, plan.wide,
         )  # fmt: skip
         launch(_multiply, _multiply_parallel, points * blocks * parts, tiles * multiply_ns, *args)
@@ -197,7 +199,7 @@ def _finish(first, end, sums, zeros, out, sum_rows, tiling, points_h, points_w, 
     """The sums transformed, to out[k][c][tap]. Task: a block and `_LINES` channels, so that runs of out are written."""
     never_inline()
     taps = len(taps_h) * len(taps_w)
-    pitch = tiling.groups * tiling.blocks * sum_rows * tiling.block
+    pitch = tiling.groups * tiling.blocks * sum_rows * tiling.block + PITCH_PADDING
     lines = np.empty(_LINES * taps * tiling.block, out.dtype)
     offsets = np.empty(taps, np.int64)
     parts = (tiling.depth + _LINES - 1) // _LINES
