@@ -10,6 +10,7 @@ from typing import Any
 from .errors import ArgumentError, ShapeError, message
 
 Pair = tuple[int, int]
+_INTS = {int}
 
 
 def integer(op: str, name: str, value: Any, minimum: int) -> int:
@@ -52,6 +53,8 @@ def hashable(value: Any) -> Any:
     and True equal 1, and would else be let through where 1 was before.
     """
     if type(value) is int or value is None or isinstance(value, str):
+        return value
+    if type(value) is tuple and set(map(type, value)) == _INTS:
         return value
     if isinstance(value, (list, tuple)):
         return tuple(hashable(v) for v in value)

@@ -30,13 +30,14 @@ def layout_of(x: np.ndarray) -> str:
     gives H * W elements, `channels_last` gives 1, and so a one-channel image does not turn a channels-last network
     into a channels-first one.
     """
-    if x.ndim != 4:
+    shape = x.shape
+    if len(shape) != 4:
         return CHANNELS_FIRST
     if x.flags.c_contiguous:
-        return CHANNELS_LAST if _marked_channels_last(x) else CHANNELS_FIRST
-    _, c, h, w = (abs(stride) for stride in x.strides)
-    others = [stride for stride, size in ((h, x.shape[2]), (w, x.shape[3])) if size > 1]
-    return CHANNELS_LAST if x.shape[1] > 1 and all(c < other for other in others) else CHANNELS_FIRST
+        return CHANNELS_LAST if shape[1] == 1 and _marked_channels_last(x) else CHANNELS_FIRST
+    _, c, h, w = x.strides
+    inner = shape[1] > 1 and (shape[2] < 2 or abs(c) < abs(h)) and (shape[3] < 2 or abs(c) < abs(w))
+    return CHANNELS_LAST if inner else CHANNELS_FIRST
 
 
 def _marked_channels_last(x: np.ndarray) -> bool:

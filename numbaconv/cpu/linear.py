@@ -8,15 +8,19 @@ samples by it.)
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from ..shapes import Conv2dProblem
-from .conv2d import pointwise
+from .conv2d import direct, pointwise
 from .conv2d.weight_gradient import weight_gradient
+from .correlate import correlate
 from .layout import contiguous, empty, flat
 from .reduce import channel_sums
 
 
+@functools.lru_cache(maxsize=1024)
 def _problem(rows: int, weight_shape: tuple[int, int]) -> Conv2dProblem:
     outputs, inputs = weight_shape
     shapes = (1, inputs, 1, rows), (outputs, inputs, 1, 1), (1, outputs, 1, rows)
@@ -49,15 +53,19 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.nda
 
 
 class PreparedLinear:
-    """A linear layer for prediction, its weight copied once."""
+    """A linear layer for prediction: its weights are the columns, packed once, for any number of samples."""
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray | None) -> None:
-        self._weight = weight.copy()
-        self._bias = None if bias is None else bias.copy()
+        self._shape = weight.shape
+        self._packed = pointwise.pack_weight(_problem(1, weight.shape), weight[:, :, None, None], bias, True)
 
     def __call__(self, x: np.ndarray, relu: bool) -> np.ndarray:
-        out = linear(x, self._weight, self._bias)
-        return np.maximum(out, 0, out=out) if relu else out
+        out = empty((x.shape[0], self._shape[0]), x.dtype)
+        if out.size:
+            plan = direct.forward_plan(_problem(x.shape[0], self._shape), x.itemsize)
+            ((grid, taps),) = plan.grids
+            correlate(grid, taps, flat(contiguous(x)), *self._packed, flat(out), plan.columns.wide, relu)
+        return out
 
 
 def prepare_linear(weight: np.ndarray, bias: np.ndarray | None) -> PreparedLinear:

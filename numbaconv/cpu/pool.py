@@ -59,6 +59,14 @@ def _fill(out, start, pixels, lanes, inner, value):
 
 
 @functools.lru_cache(maxsize=1024)
+def _tap_tables(problem: Pool2dProblem) -> tuple[np.ndarray, np.ndarray]:
+    """For rows and for columns."""
+    sizes = problem.input_shape[2:], problem.output_shape[2:]
+    axes = *sizes, problem.kernel_size, problem.stride, problem.padding, problem.dilation
+    rows, columns = (_tap_table(*axis) for axis in zip(*axes, strict=True))
+    return rows, columns
+
+
 def _tap_table(size: int, output_size: int, kernel_size: int, stride: int, padding: int, dilation: int) -> np.ndarray:
     """Per tap: the first and the end output whose tap lies inside the input, and its offset from output * stride."""
     table = np.empty((3, kernel_size), np.int64)
@@ -73,8 +81,7 @@ def max_pool2d(problem: Pool2dProblem, x, return_indices):
     x = dense(x)
     outer, inner = planes(x)
     (_, _, h, w), (_, _, p, q) = problem.input_shape, problem.output_shape
-    axes = (h, w), (p, q), problem.kernel_size, problem.stride, problem.padding, problem.dilation
-    row_taps, column_taps = (_tap_table(*axis) for axis in zip(*axes, strict=True))
+    row_taps, column_taps = _tap_tables(problem)
     out = empty(problem.output_shape, x.dtype, layout_of(x))
     indices = empty(problem.output_shape if return_indices else (0,), np.dtype(np.int32), layout_of(x))
     taps = problem.kernel_size[0] * problem.kernel_size[1]

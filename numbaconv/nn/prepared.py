@@ -93,6 +93,10 @@ class _Convolution:
             self._norm.check_input(y)  # it takes no single image, fused or not
         return y
 
+    def alone(self) -> Step:
+        """The same, with as few calls in between as may be."""
+        return self._convolve if self._padded is None and self._norm is None else self
+
     def __repr__(self) -> str:
         return self._name
 
@@ -107,6 +111,10 @@ class _FullyConnected:
     def __call__(self, x: Array) -> Array:
         y = self._multiply(x)
         return in_channels_last("Linear", y) if len(y.shape) == 4 else y
+
+    def alone(self) -> Step:
+        """The same outside a container."""
+        return self._multiply
 
     def __repr__(self) -> str:
         return self._name
@@ -290,6 +298,14 @@ def _snapshot(model: Module) -> Module:
     return copied
 
 
+def _predictor(model: Module) -> Any:
+    """What predicts for a model that nobody else has."""
+    steps = _Builder().steps(list(_in_order(model)))
+    if any(predicts_as(model, kind) for kind in (Sequential, Residual, Concat)):
+        return _Bordered(type(model).__name__, _Chain(steps))
+    return steps[0] if steps and not isinstance(steps[0], _Layer) else model
+
+
 class Prepared:
     """What `Module.prepare` returns: ``y = predict(x)``. Printing it shows its steps, and what was fused.
 
@@ -301,9 +317,10 @@ class Prepared:
         device: where they are.
     """
 
-    __slots__ = ("_predict", "device", "dtype")
+    __slots__ = ("_predict", "_shown", "device", "dtype")
 
     _predict: Step
+    _shown: Any
     device: str
     dtype: np.dtype | None
 
@@ -313,13 +330,10 @@ class Prepared:
         set_once = object.__setattr__
         set_once(self, "dtype", None if parameter is None else np.dtype(parameter.dtype))
         set_once(self, "device", "cpu" if parameter is None else device_of(parameter.data))
-        steps = _Builder().steps(list(_in_order(snapshot)))
-        if any(predicts_as(snapshot, kind) for kind in (Sequential, Residual, Concat)):
-            predict: Any = _Bordered(type(snapshot).__name__, _Chain(steps))
-        elif steps and isinstance(steps[0], (_Convolution, _FullyConnected)):
-            predict = steps[0]
-        else:
-            predict = snapshot
+        shown = predict = _predictor(snapshot)
+        if isinstance(shown, (_Convolution, _FullyConnected)):
+            predict = shown.alone()
+        set_once(self, "_shown", shown)
         set_once(self, "_predict", predict)
 
     def __call__(self, x: Array) -> Array:
@@ -340,4 +354,4 @@ class Prepared:
 
     def __repr__(self) -> str:
         facts = [] if self.dtype is None else [f"dtype={self.dtype}", f"device={self.device!r}"]
-        return f"Prepared({', '.join([repr(self._predict), *facts])})"
+        return f"Prepared({', '.join([repr(self._shown), *facts])})"

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...shapes import Conv2dProblem, Shape4
 from ..correlate import Grid, chunk_size, correlate
-from ..layout import CHANNELS_LAST, dense, empty, flat, in_layout, layout_of, padded_channels_last
+from ..layout import CHANNELS_LAST, empty, flat, in_layout, layout_of, padded_channels_last
 from ..packing import Columns, Packed, Packing, columns_for, pack, pack_bias
 from .algorithm import Algorithm
 from .weight_gradient import backward_weight
@@ -42,7 +42,7 @@ class _Taps(NamedTuple):
 
 def pack_weight(problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> Packed:
     """For `forward`."""
-    return _pack(_forward_plan(problem, weight.itemsize), weight, bias, kept)
+    return _pack(forward_plan(problem, weight.itemsize), weight, bias, kept)
 
 
 def _pack(plan: _Plan, weight: np.ndarray, bias: np.ndarray | None, kept: bool = False) -> Packed:
@@ -55,7 +55,7 @@ def _pack(plan: _Plan, weight: np.ndarray, bias: np.ndarray | None, kept: bool =
 
 def forward(problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
     """(N, K, P, Q), channels_last."""
-    return _run(_forward_plan(problem, x.itemsize), problem.output_shape, x, packed, relu)
+    return _run(forward_plan(problem, x.itemsize), problem.output_shape, x, packed, relu)
 
 
 def backward_input(
@@ -70,14 +70,14 @@ def backward_input(
 def _run(plan: _Plan, out_shape: Shape4, source: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
     out = empty(out_shape, source.dtype, CHANNELS_LAST)
     if out.size:
-        flat_source = padded_channels_last(dense(source), plan.source_padding, "padded source")
+        flat_source = padded_channels_last(source, plan.source_padding, "padded source")
         for grid, taps in plan.grids:
             correlate(grid, taps, flat_source, packed.weight, packed.bias, flat(out), plan.columns.wide, relu)
     return out
 
 
 @functools.lru_cache(maxsize=1024)
-def _forward_plan(problem: Conv2dProblem, itemsize: int) -> _Plan:
+def forward_plan(problem: Conv2dProblem, itemsize: int) -> _Plan:
     n, c, h, w = problem.input_shape
     k, depth, r, s = problem.weight_shape
     _, _, p, q = problem.output_shape
