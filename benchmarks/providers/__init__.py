@@ -10,6 +10,11 @@ from .base import Provider, Unavailable
 PROVIDERS = {
     "numbaconv": ("numbaconv_provider", "Numbaconv"),
     "torch": ("torch_provider", "Torch"),
+    "torch_channels_last": ("torch_provider", "TorchChannelsLast"),
+    "onnxruntime": ("onnx_providers", "OnnxRuntime"),
+    "openvino": ("onnx_providers", "OpenVino"),
+    "jax": ("jax_provider", "Jax"),
+    "scipy": ("scipy_provider", "Scipy"),
     "numpy_im2col": ("numpy_im2col", "NumpyIm2col"),
 }
 

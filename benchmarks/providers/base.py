@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..cases import ConvRow
+from ..models import ModelRow
 
 Needs = tuple[bool, bool, bool]  # gradients of the input, the weight, the bias
 
@@ -46,6 +48,10 @@ class Provider:
         """The output."""
         raise Unavailable(f"{self.name} has no conv2d here")
 
+    def prepared_conv2d(self, row: ConvRow, x: Any, weight: Any, bias: Any) -> Callable[[], Any]:
+        """A call that convolves x with weights that are constant: packed beforehand, where the library can."""
+        return lambda: self.conv2d(row, x, weight, bias)
+
     def conv2d_backward(self, row: ConvRow, grad_output: Any, x: Any, weight: Any, needs: Needs) -> tuple[Any, ...]:
         """(grad_input, grad_weight, grad_bias), None where not needed."""
         raise Unavailable(f"{self.name} has no conv2d_backward here")
@@ -57,6 +63,14 @@ class Provider:
     def linear_backward(self, grad_output: Any, x: Any, weight: Any) -> tuple[Any, ...]:
         """(grad_input, grad_weight, grad_bias)."""
         raise Unavailable(f"{self.name} has no linear_backward here")
+
+    def training_step(self, row: ModelRow, x: Any, labels: Any) -> Callable[[], Any]:
+        """A call that trains one step and returns the loss."""
+        raise Unavailable(f"{self.name} has no training step here")
+
+    def prediction(self, row: ModelRow, x: Any) -> Callable[[], Any]:
+        """A call that predicts, prepared where the library can."""
+        raise Unavailable(f"{self.name} has no prediction here")
 
     def forward(self, op: str, x: Any, arguments: dict[str, Any]) -> tuple[Any, Any]:
         """(output, context for `backward`) of an operation that is bound by memory, by its name."""

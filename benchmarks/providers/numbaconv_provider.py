@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import numbaconv
+from numbaconv import backend, nn, optim
 from numbaconv import functional as F
 
-from ..cases import ConvRow
+from ..cases import ConvRow, pair
+from ..models import LAYERS, Layers, ModelRow
 from .base import Needs, Provider, Unavailable
 
 
@@ -42,6 +45,36 @@ class Numbaconv(Provider):
     def conv2d_backward(self, row: ConvRow, grad_output: Any, x: Any, weight: Any, needs: Needs) -> tuple[Any, ...]:
         return F.conv2d_backward(grad_output, x, weight, needs=needs, **row.arguments)
 
+    def prepared_conv2d(self, row: ConvRow, x: Any, weight: Any, bias: Any) -> Callable[[], Any]:
+        layer = nn.Conv2d(
+            row.in_channels, row.out_channels, pair(row.kernel), stride=row.stride, padding=pair(row.padding),
+            dilation=pair(row.dilation), groups=row.groups,
+        )  # fmt: skip
+        layer.weight.data, layer.bias.data = weight, bias
+        predict = nn.Sequential(layer).prepare()
+        return lambda: predict(x)
+
+    def training_step(self, row: ModelRow, x: Any, labels: Any) -> Callable[[], Any]:
+        model = build(LAYERS[row.name]()).initialize(0).to(self.device)
+        loss = nn.CrossEntropyLoss()
+        optimizer = optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+        # As `train.fit` does: one step's activations and gradients lie where the last one's did.
+        self.pool = backend.load_backend(self.device).reuse_buffers()
+        self.pool.__enter__()
+
+        def step() -> float:
+            optimizer.zero_grad()
+            value, ctx = loss.forward_ctx(model.forward(x), labels)
+            model.backward(loss.backward_ctx(ctx))
+            optimizer.step()
+            return value
+
+        return step
+
+    def prediction(self, row: ModelRow, x: Any) -> Callable[[], Any]:
+        predict = build(LAYERS[row.name]()).initialize(0).to(self.device).prepare()
+        return lambda: predict(x)
+
     def linear(self, x: Any, weight: Any, bias: Any) -> Any:
         return F.linear(x, weight, bias)
 
@@ -62,3 +95,18 @@ class Numbaconv(Provider):
         if op == "batch_norm":
             return F.batch_norm_backward(grad_output, x, None, context.mean, context.inverse_std, training=True)[0]
         return getattr(F, f"{op}_backward")(grad_output, x, **arguments)
+
+
+def build(layers: Layers) -> nn.Sequential:
+    """The network as a model of this library."""
+    make = {
+        "conv": lambda i, o, kernel, stride, padding: nn.Conv2d(i, o, kernel, stride=stride, padding=padding),
+        "linear": nn.Linear,
+        "norm": nn.BatchNorm2d,
+        "relu": nn.ReLU,
+        "max_pool": nn.MaxPool2d,
+        "global_pool": lambda: nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten,
+        "residual": lambda body, around: nn.Residual(build(body), build(around) if around else None),
+    }
+    return nn.Sequential(*(make[kind](*arguments) for kind, *arguments in layers))

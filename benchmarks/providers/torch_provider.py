@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..cases import ConvRow, pair
+from ..models import LAYERS, Layers, ModelRow
 from .base import Needs, Provider, Unavailable
 
 aten = torch.ops.aten
@@ -17,6 +20,7 @@ class Torch(Provider):
     """PyTorch (oneDNN on x86 CPUs)."""
 
     name = "torch"
+    memory_format = torch.contiguous_format
 
     def __init__(self, device: str, threads: int) -> None:
         if device.startswith("cuda") and not torch.cuda.is_available():
@@ -50,6 +54,25 @@ class Torch(Provider):
             grad_output, x, weight, [row.out_channels], *pairs, False, [0, 0], row.groups, list(needs)
         )
 
+    def training_step(self, row: ModelRow, x: Any, labels: Any) -> Callable[[], Any]:
+        model = build(LAYERS[row.name]()).to(memory_format=self.memory_format)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+        labels = torch.as_tensor(labels)
+
+        def step() -> float:
+            with torch.enable_grad():
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(model(x), labels)
+                loss.backward()
+                optimizer.step()
+            return float(loss)
+
+        return step
+
+    def prediction(self, row: ModelRow, x: Any) -> Callable[[], Any]:
+        model = build(LAYERS[row.name]()).to(memory_format=self.memory_format).eval()
+        return lambda: model(x)
+
     def linear(self, x: Any, weight: Any, bias: Any) -> Any:
         return torch.nn.functional.linear(x, weight, bias)
 
@@ -76,3 +99,37 @@ class Torch(Provider):
             mask = [True, True, True]
             return aten.native_batch_norm_backward(grad_output, x, None, None, None, *context, True, 1e-5, mask)[0]
         raise Unavailable(f"torch has no backward of {op} here")
+
+
+class TorchChannelsLast(Torch):
+    """PyTorch with arrays and weights channels-last, whatever the benchmark asks for."""
+
+    name = "torch_channels_last"
+    memory_format = torch.channels_last
+
+    def array(self, x: np.ndarray, layout: str) -> torch.Tensor:
+        return super().array(x, "channels_last")
+
+
+class _Residual(nn.Module):
+    def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.body, self.shortcut = body, shortcut
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x) + self.shortcut(x)
+
+
+def build(layers: Layers) -> nn.Sequential:
+    """The network as a PyTorch module."""
+    make = {
+        "conv": lambda i, o, kernel, stride, padding: nn.Conv2d(i, o, kernel, stride, padding),
+        "linear": nn.Linear,
+        "norm": nn.BatchNorm2d,
+        "relu": nn.ReLU,
+        "max_pool": nn.MaxPool2d,
+        "global_pool": lambda: nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten,
+        "residual": lambda body, around: _Residual(build(body), build(around) if around else nn.Identity()),
+    }
+    return nn.Sequential(*(make[kind](*arguments) for kind, *arguments in layers))

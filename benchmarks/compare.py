@@ -1,0 +1,176 @@
+"""Every library on every row, each in its own process, taking turns: ``python -m benchmarks.compare``.
+
+All processes are started first and run on the same cores with the same number of threads; one works at a time. For each
+row, `--rounds` rounds go through the libraries in turn; a ratio is another library's median time over ours within one
+round, and the table gives the median of the rounds: above 1 we are faster.
+
+``--quick`` takes two minutes: one round, short, a third of the rows. Results go to ``--output``: one JSON file with
+every figure, one Markdown table, one chart. Ctrl-C writes what there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import machine, report
+from .cases import CONV, LINEAR
+from .models import MODELS
+from .providers import PROVIDERS
+
+OURS = "numbaconv"
+QUICK_ROWS = (
+    "lenet_c1", "alexnet_c1", "alexnet_c2", "vgg_1_1", "vgg_1_2", "vgg_3_2", "vgg_5_2", "resnet_1x1_wide",
+    "resnet_3x3_stride2", "mobilenet_depthwise", "resnext_groups32", "small_call",
+)  # fmt: skip
+# Which libraries a kind is timed for; those that lack it say so in their answers.
+FUNCTIONAL = (OURS, "torch", "torch_channels_last", "jax", "scipy", "numpy_im2col")
+PREPARED = (OURS, "torch", "torch_channels_last", "onnxruntime", "openvino", "jax")
+TRAINED = (OURS, "torch", "torch_channels_last")
+KINDS = {
+    "functional": ("conv", FUNCTIONAL),
+    "functional_channels_first": ("conv", (OURS, "torch")),
+    "prepared": ("conv", PREPARED),
+    "backward": ("conv", (*TRAINED, "numpy_im2col")),
+    "linear": ("linear", (OURS, "torch")),
+    "linear_backward": ("linear", (OURS, "torch")),
+    "train": ("model", TRAINED),
+    "predict_one": ("model", TRAINED),
+}
+
+
+class Process:
+    """A worker: asked one job at a time."""
+
+    def __init__(self, provider: str, threads: int) -> None:
+        command = [sys.executable, "-m", "benchmarks.worker", "--provider", provider, "--threads", str(threads)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.name = provider
+        self.process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
+        answer = self._read()
+        self.version, self.skipped = answer.get("version"), answer.get("skipped")
+
+    def _read(self) -> dict[str, Any]:
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else {"skipped": f"its process ended with {self.process.wait()}"}
+
+    def ask(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Its answer, or why there is none."""
+        if self.skipped:
+            return {"skipped": self.skipped}
+        try:
+            self.process.stdin.write(json.dumps(job) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            self.skipped = "its process ended"
+            return {"skipped": self.skipped}
+        answer = self._read()
+        if self.process.poll() is not None:
+            self.skipped = answer.get("skipped", "its process ended")
+        return answer
+
+    def stop(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.process.wait()
+
+
+def jobs(arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], tuple[str, ...]]]:
+    """(kind, job, providers) of everything to time."""
+    rows = {"conv": [r.name for r in CONV], "linear": [r.name for r in LINEAR], "model": [r.name for r in MODELS]}
+    for group in rows:
+        for row in rows[group]:
+            if arguments.rows and not any(part in row for part in arguments.rows.split(",")):
+                continue
+            if arguments.quick and not arguments.rows and row not in QUICK_ROWS:
+                continue
+            for kind in arguments.kinds:
+                if KINDS[kind][0] != group or (kind == "predict_one" and row != "lenet5_batch64"):
+                    continue
+                job = {
+                    "group": group, "row": row, "dtype": arguments.dtype, "seconds": arguments.seconds,
+                    "kind": "functional" if kind.startswith("functional") else kind.removeprefix("linear_"),
+                    "layout": "channels_first" if kind.endswith("channels_first") else "channels_last",
+                }  # fmt: skip
+                yield kind, job, tuple(p for p in KINDS[kind][1] if p in arguments.providers)
+
+
+def layout_for(provider: str, job: dict[str, Any]) -> str:
+    """PyTorch's two formats are two providers."""
+    return "channels_first" if provider in ("torch", "onnxruntime", "openvino", "numpy_im2col") else job["layout"]
+
+
+def measure(arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
+    """Everything, for one number of threads."""
+    result: dict[str, Any] = {
+        "processor": machine.processor(), "threads": threads, "dtype": arguments.dtype,
+        "rounds": arguments.rounds, "seconds": arguments.seconds, "started": time.strftime("%Y-%m-%d %H:%M"),
+        "gflops": machine.gflops(threads), "gigabytes_per_second": machine.gigabytes_per_second(threads),
+        "rows": [],
+    }  # fmt: skip
+    workers: dict[str, Process] = {}
+    try:
+        for name in arguments.providers:
+            workers[name] = Process(name, threads)
+        result["versions"] = {name: w.version or f"skipped: {w.skipped}" for name, w in workers.items()}
+        for kind, job, providers in jobs(arguments):
+            row: dict[str, Any] = {"kind": kind, "name": job["row"], "answers": {name: [] for name in providers}}
+            result["rows"].append(row)
+            for _ in range(arguments.rounds):
+                for name in providers:
+                    answers = row["answers"][name]
+                    if answers and "skipped" in answers[-1]:
+                        continue
+                    answers.append(workers[name].ask({**job, "layout": layout_for(name, job)}))
+            print(report.line(row), flush=True)
+    except KeyboardInterrupt:
+        print("stopped: writing what there is", file=sys.stderr)
+        arguments.stopped = True
+    finally:
+        for worker in workers.values():
+            worker.stop()
+    return result
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measures, prints, writes."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__.splitlines()[0])
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parser.add_argument("--threads", type=int, nargs="+", default=[cores], help="default: every core; may be several")
+    parser.add_argument("--providers", nargs="+", default=list(PROVIDERS), choices=list(PROVIDERS), metavar="NAME")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS), metavar="KIND")
+    parser.add_argument("--rows", default="", help="only rows whose name contains this; several with commas")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=0.15, help="of calls, per row, library and round")
+    parser.add_argument("--quick", action="store_true", help="two minutes: fewer rows, one short round")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    arguments = parser.parse_args(argv)
+    if arguments.quick:
+        arguments.rounds, arguments.seconds = 1, 0.06
+    if OURS not in arguments.providers:
+        parser.error(f"--providers must include {OURS}, which the others are compared with")
+    arguments.stopped = False
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for threads in arguments.threads:
+        result = measure(arguments, threads)
+        name = f"compare-{arguments.dtype}-{threads}-threads"
+        (arguments.output / f"{name}.json").write_text(json.dumps(result, indent=1))
+        text = report.markdown(result)
+        (arguments.output / f"{name}.md").write_text(text)
+        report.chart(result, arguments.output / f"{name}.png")
+        print(text)
+        print(f"written: {arguments.output / name}.json, .md, .png")
+        if arguments.stopped:
+            break
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Elements of results in float64, worked out one by one: what every provider's error is measured against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from .cases import ConvRow, pair
+
+SAMPLES = 100
+
+
+def _places(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    rng = np.random.default_rng(1)
+    corners = [(0,) * len(shape), tuple(size - 1 for size in shape)]
+    return corners + [tuple(int(rng.integers(size)) for size in shape) for _ in range(SAMPLES)]
+
+
+def _relative_error(result: np.ndarray, expected: Callable[..., float]) -> float:
+    places = _places(result.shape)
+    wanted = np.array([expected(*place) for place in places])
+    actual = np.array([result[place] for place in places], dtype=float)
+    return float(np.linalg.norm(actual - wanted) / (np.linalg.norm(wanted) or 1.0))
+
+
+def forward_error(row: ConvRow, output: np.ndarray, x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> float:
+    """Relative L2 error of sampled outputs."""
+    assert output.shape == row.output_shape, (output.shape, row.output_shape)
+    (top, left), (down, across) = pair(row.padding), pair(row.dilation)
+    _, per_group, height, width = row.weight_shape
+
+    def expected(n: int, k: int, p: int, q: int) -> float:
+        first = k // (row.out_channels // row.groups) * per_group
+        total = float(bias[k])
+        for r in range(height):
+            for s in range(width):
+                h, w = p * row.stride + r * down - top, q * row.stride + s * across - left
+                if 0 <= h < row.height and 0 <= w < row.width:
+                    total += x[n, first : first + per_group, h, w].astype(float) @ weight[k, :, r, s].astype(float)
+        return total
+
+    return _relative_error(output, expected)
+
+
+def input_gradient_error(row: ConvRow, grad_input: np.ndarray, grad_output: np.ndarray, weight: np.ndarray) -> float:
+    """Relative L2 error of sampled input-gradients."""
+    assert grad_input.shape == row.input_shape
+    (top, left), (down, across) = pair(row.padding), pair(row.dilation)
+    _, per_group, height, width = row.weight_shape
+    _, _, rows, columns = row.output_shape
+    outputs = row.out_channels // row.groups
+
+    def expected(n: int, c: int, h: int, w: int) -> float:
+        first = c // per_group * outputs
+        total = 0.0
+        for r in range(height):
+            for s in range(width):
+                p, rest_p = divmod(h + top - r * down, row.stride)
+                q, rest_q = divmod(w + left - s * across, row.stride)
+                if rest_p == rest_q == 0 and 0 <= p < rows and 0 <= q < columns:
+                    filters = weight[first : first + outputs, c % per_group, r, s].astype(float)
+                    total += grad_output[n, first : first + outputs, p, q].astype(float) @ filters
+        return total
+
+    return _relative_error(grad_input, expected)
+
+
+def weight_gradient_error(row: ConvRow, grad_weight: np.ndarray, grad_output: np.ndarray, x: np.ndarray) -> float:
+    """Relative L2 error of sampled weight-gradients."""
+    assert grad_weight.shape == row.weight_shape
+    (top, left), (down, across) = pair(row.padding), pair(row.dilation)
+    _, _, rows, columns = row.output_shape
+    sides = (0, 0), (top, top), (left, left)
+
+    def expected(k: int, c: int, r: int, s: int) -> float:
+        channel = k // (row.out_channels // row.groups) * row.weight_shape[1] + c
+        padded = np.pad(x[:, channel].astype(float), sides)[:, r * down :, s * across :]
+        read = padded[:, : (rows - 1) * row.stride + 1 : row.stride, : (columns - 1) * row.stride + 1 : row.stride]
+        return float((read * grad_output[:, k].astype(float)).sum())
+
+    return _relative_error(grad_weight, expected)
+
+
+def backward_error(
+    row: ConvRow, gradients: list[np.ndarray], grad_output: np.ndarray, x: np.ndarray, weight: np.ndarray
+) -> float:
+    """The largest of the three gradients' relative L2 errors."""
+    grad_input, grad_weight, grad_bias = gradients
+    wanted = grad_output.sum(axis=(0, 2, 3), dtype=float)
+    return max(
+        input_gradient_error(row, grad_input, grad_output, weight),
+        weight_gradient_error(row, grad_weight, grad_output, x),
+        # A sum of numbers of both signs may be near 0: measured against the size of its terms.
+        float(np.linalg.norm(grad_bias - wanted) / np.linalg.norm(np.sqrt((grad_output**2).sum(axis=(0, 2, 3))))),
+    )
+
+
+def product_error(output: np.ndarray, x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> float:
+    """Relative L2 error of sampled elements of x times weight transposed, plus bias."""
+    return _relative_error(output, lambda i, j: float(x[i].astype(float) @ weight[j].astype(float) + bias[j]))
+
+
+def geometric_mean(values: list[float]) -> float:
+    """0 for none."""
+    return math.exp(sum(map(math.log, values)) / len(values)) if values else 0.0

@@ -1,0 +1,155 @@
+"""One library in a process of its own: times what it is told to, one JSON line in, one out. Started by `compare`."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import statistics
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--provider", required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args()
+
+
+class Worker:
+    """Keeps the calls of the row at hand, so that later rounds only time them."""
+
+    def __init__(self, provider: Any) -> None:
+        self.provider = provider
+        self.calls: dict[Any, tuple[Callable[[], Any], float | None]] = {}
+        self.row = ""
+
+    def answer(self, job: dict[str, Any]) -> dict[str, Any]:
+        """{"ms": median, "error": ...} or {"skipped": reason}."""
+        from .providers import Unavailable
+
+        if job["row"] != self.row:
+            self.calls.clear()
+            self.row = job["row"]
+        key = job["kind"], job["layout"], job["dtype"]
+        try:
+            if key not in self.calls:
+                call, check = prepare(self.provider, job)
+                self.calls[key] = call, check(call())
+            call, error = self.calls[key]
+            return {**timing(call, job["seconds"]), "error": error}
+        except Unavailable as reason:
+            return {"skipped": str(reason)}
+        except Exception as failure:  # a peer's failure is a fact to report, not the end of the comparison
+            return {"skipped": f"{type(failure).__name__}: {failure}"}
+
+
+def timing(call: Callable[[], Any], seconds: float) -> dict[str, Any]:
+    """Median and 10th and 90th percentile, in milliseconds, of calls for `seconds`; at least 3, after a warm-up."""
+    end = time.perf_counter() + 0.3 * seconds
+    while True:
+        call()
+        if time.perf_counter() >= end:
+            break
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - start))
+    times.sort()
+    return {
+        "ms": statistics.median(times), "p10": times[len(times) // 10], "p90": times[len(times) * 9 // 10],
+        "calls": len(times),
+    }  # fmt: skip
+
+
+def prepare(provider: Any, job: dict[str, Any]) -> tuple[Callable[[], Any], Callable[[Any], float | None]]:
+    """The call to time and what gives its result's error."""
+    import numpy as np
+
+    from .cases import CONV, LINEAR
+    from .models import MODELS
+
+    rng = np.random.default_rng(zlib.crc32(job["row"].encode()))
+    normal = functools.partial(rng.standard_normal, dtype=job["dtype"])
+    named = {row.name: row for row in {"conv": CONV, "linear": LINEAR, "model": MODELS}[job["group"]]}
+    row = named[job["row"]]
+    return {"conv": _conv, "linear": _linear, "model": _model}[job["group"]](provider, job, row, normal)
+
+
+def _conv(provider: Any, job: dict[str, Any], row: Any, normal: Any) -> Any:
+    from . import reference
+
+    shapes = row.input_shape, row.weight_shape, (row.out_channels,), row.output_shape
+    x, weight, bias, grad_output = (normal(shape) for shape in shapes)
+    own_x = provider.array(x, job["layout"])
+    own_weight, own_bias = (provider.array(a, "channels_first") for a in (weight, bias))
+    if job["kind"] == "backward":
+        own_grad = provider.array(grad_output, job["layout"])
+
+        def check(gradients: Any) -> float:
+            return reference.backward_error(row, [provider.to_numpy(g) for g in gradients], grad_output, x, weight)
+
+        return lambda: provider.conv2d_backward(row, own_grad, own_x, own_weight, (True, True, True)), check
+    if job["kind"] == "prepared":
+        call = provider.prepared_conv2d(row, own_x, own_weight, own_bias)
+    else:
+        call = functools.partial(provider.conv2d, row, own_x, own_weight, own_bias)
+    return call, lambda y: reference.forward_error(row, provider.to_numpy(y), x, weight, bias)
+
+
+def _linear(provider: Any, job: dict[str, Any], row: Any, normal: Any) -> Any:
+    from . import reference
+
+    m, i, o = row.rows, row.in_features, row.out_features
+    x, weight, bias, grad_output = (normal(shape) for shape in ((m, i), (o, i), (o,), (m, o)))
+    own = [provider.array(a, "channels_first") for a in (x, weight, bias, grad_output)]
+    if job["kind"] == "backward":
+        return lambda: provider.linear_backward(own[3], own[0], own[1]), lambda result: reference.product_error(
+            provider.to_numpy(result[0]), grad_output, weight.T, bias[:1].repeat(i) * 0
+        )
+    return lambda: provider.linear(*own[:3]), lambda y: reference.product_error(
+        provider.to_numpy(y), x, weight, bias
+    )  # fmt: skip
+
+
+def _model(provider: Any, job: dict[str, Any], row: Any, normal: Any) -> Any:
+    import numpy as np
+
+    batch = 1 if job["kind"] == "predict_one" else row.input_shape[0]
+    x = provider.array(normal((batch, *row.input_shape[1:])), "channels_first")
+    if job["kind"] == "predict_one":
+        return provider.prediction(row, x), lambda y: None
+    return provider.training_step(row, x, np.arange(batch) % 10), lambda loss: None
+
+
+def main() -> None:
+    """Answers jobs until its input ends."""
+    arguments = _arguments()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
+    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = str(arguments.threads)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints must not get among the answers
+    from .providers import Unavailable, load
+
+    try:
+        worker = Worker(load(arguments.provider, arguments.device, arguments.threads))
+        print(json.dumps({"version": worker.provider.version()}), file=answers, flush=True)
+    except Unavailable as reason:
+        print(json.dumps({"skipped": str(reason)}), file=answers, flush=True)
+        return
+    for line in sys.stdin:
+        print(json.dumps(worker.answer(json.loads(line))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The comparison of libraries: its arithmetic, its report, a worker that is missing something, one that dies."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import reference as loops  # noqa: E402
+
+from benchmarks import compare, reference, report  # noqa: E402
+from benchmarks.cases import CONV, ConvRow  # noqa: E402
+
+
+def answers(*milliseconds, error=None):
+    return [{"ms": ms, "p10": ms, "p90": ms, "calls": 3, "error": error} for ms in milliseconds]
+
+
+ROW = {
+    "kind": "prepared",
+    "name": "vgg_3_2",
+    "answers": {
+        "numbaconv": answers(2.0, 4.0, 2.0, error=2e-6),
+        "torch": answers(6.0, 8.0, 8.0, error=3e-7),
+        "onnxruntime": answers(3.0, 2.0, 3.0),
+        "openvino": [{"skipped": "not installed"}],
+    },
+}
+
+
+def test_a_ratio_is_the_median_over_rounds_of_their_time_over_ours():
+    assert report.ratio(ROW, "torch") == 3.0
+    assert report.ratio(ROW, "onnxruntime") == 1.5
+    assert report.ratio(ROW, "openvino") is None
+    assert report.headline(ROW) == (1.5, "onnxruntime")
+    assert reference.geometric_mean([0.5, 2.0, 8.0]) == pytest.approx(2.0)
+
+
+def test_the_report_shows_every_row_and_the_worst():
+    result = {
+        "processor": "P", "threads": 2, "dtype": "float32", "started": "now", "gflops": 100.0,
+        "gigabytes_per_second": 10.0, "rounds": 3, "rows": [ROW, {**ROW, "name": "seed_5x5"}],
+    }  # fmt: skip
+    text = report.markdown(result)
+    assert "| vgg_3_2 | 2.000 (2e-06) |" in text
+    assert "3.00 (3e-07)" in text
+    assert "Geometric mean **1.50**, worst **1.50**" in text
+    seconds = 2 * 256 * 256 * 9 * 56 * 56 / 100e9
+    assert report.bound_share(result, ROW) == pytest.approx(seconds / 2e-3)
+
+
+def test_the_chart_is_written(tmp_path):
+    pytest.importorskip("matplotlib")
+    result = {"processor": "P", "threads": 1, "dtype": "float32", "rows": [ROW]}
+    report.chart(result, tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").stat().st_size > 5000
+
+
+def test_rows_are_never_lost():
+    names = [row.name for row in CONV]
+    assert len(names) == len(set(names)) >= 44
+    assert {"seed_5x5", "vgg_5_2", "resnext_groups32", "inception_7x1", "dilated_1x3", "small_call"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ConvRow("a", 2, 4, 9, 7, 6, 3, stride=2, padding=1, groups=2),
+        ConvRow("b", 1, 3, 6, 11, 5, (1, 3), padding=(0, 2), dilation=(1, 2)),
+    ],
+)
+def test_errors_are_measured_against_the_definition(row, rng):
+    arguments = row.arguments
+    x, weight, bias = (rng.standard_normal(s) for s in (row.input_shape, row.weight_shape, (row.out_channels,)))
+    output = loops.conv2d(x, weight, bias, **arguments)
+    grad_output = rng.standard_normal(output.shape)
+    gradients = [
+        loops.conv2d_backward_input(grad_output, weight, x.shape, **arguments),
+        loops.conv2d_backward_weight(grad_output, x, weight.shape, **arguments),
+        loops.conv2d_backward_bias(grad_output),
+    ]
+    assert reference.forward_error(row, output, x, weight, bias) < 1e-14
+    assert reference.backward_error(row, gradients, grad_output, x, weight) < 1e-14
+    assert reference.forward_error(row, output * 1.001, x, weight, bias) == pytest.approx(1e-3, rel=1e-6)
+    gradients[1] = gradients[1] * 1.01
+    assert reference.backward_error(row, gradients, grad_output, x, weight) == pytest.approx(1e-2, rel=1e-6)
+
+
+def test_a_whole_comparison(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    options = ["--threads", "1", "--rows", "odd_17_to_5", "--providers", "numbaconv", "numpy_im2col", "scipy"]
+    compare.main([*options, "--rounds", "1", "--seconds", "0.01", "--output", str(tmp_path)])
+    result = json.loads((tmp_path / "compare-float32-1-threads.json").read_text())
+    rows = {row["kind"]: row["answers"] for row in result["rows"]}
+    assert set(rows) == {"functional", "functional_channels_first", "prepared", "backward"}
+    assert rows["functional"]["numbaconv"][0]["error"] < 1e-6
+    assert rows["functional"]["numpy_im2col"][0]["ms"] > 0
+    assert "## backward" in (tmp_path / "compare-float32-1-threads.md").read_text()
+
+
+def test_a_worker_that_dies_is_reported_and_the_rest_goes_on(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    worker = compare.Process("numpy_im2col", 1)
+    worker.process.kill()
+    worker.process.wait()
+    assert "ended" in worker.ask({"row": "seed_5x5"})["skipped"]
+    assert "ended" in worker.ask({"row": "seed_5x5"})["skipped"]
+
+
+def test_samples_are_the_same_every_time():
+    assert reference._places((3, 4)) == reference._places((3, 4))
+    assert np.max(reference._places((3, 4)), axis=0).tolist() == [2, 3]
