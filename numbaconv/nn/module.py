@@ -145,8 +145,8 @@ class Module:
 
         ``predict = model.prepare(); y = predict(x)`` gives what ``model.eval()(x)`` gives, to rounding, in the layout
         of x. A convolution takes up the batch norm after it and the ReLU after that, a linear layer the ReLU; dropout
-        is gone; any other layer is called as it is. Everything is copied: training the model further changes nothing
-        in the snapshot, and this model stays as it is, mode included.
+        is gone; any other layer is called as it is (alone, it gives what layout it likes). Everything is copied:
+        training the model further changes nothing in the snapshot, and this model stays as it is, mode included.
 
         Raises:
             ArgumentError: if a layer of one's own refuses to be copied.
