@@ -26,7 +26,13 @@ FLOORS = {
 TOP = 8
 COMPILERS = {"njit", "jit", "vectorize", "guvectorize", "stencil", "cfunc", "generated_jit", "overload"}
 # LLVM is written out in these; everything else is numba.
-SIMD_FILES = {"jit.py", "cpu/simd.py", "cpu/transpose.py", "cpu/conv2d/winograd_tile.py"}
+SIMD_FILES = {
+    "jit.py",
+    "cpu/simd.py",
+    "cpu/transpose.py",
+    "cpu/conv2d/depthwise_tile.py",
+    "cpu/conv2d/winograd_tile.py",
+}
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 

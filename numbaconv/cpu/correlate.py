@@ -35,6 +35,8 @@ from .simd import (
 # the result, an outer sum.
 TERMS = 512
 
+ALIGNMENT = 16  # float32 elements of a cache line
+
 # Pixels of a task: enough work to be worth a task, few enough that its part of the source stays in cache.
 CHUNK = 192
 
@@ -114,6 +116,15 @@ def zeros(size: int, dtype: np.dtype) -> np.ndarray:
     if page is None or page.size < size:
         page = _zeros[dtype] = np.zeros(max(size, 4096), dtype)
     return page
+
+
+@inline
+def aligned(raw):
+    """What follows the first cache line's start in local memory, made `ALIGNMENT` elements larger for it.
+
+    numba aligns to 32 bytes: every other 64-byte vector would straddle two lines, at twice the cost.
+    """
+    return raw[(-np.int64(raw.ctypes.data) % 64) // raw.itemsize :]
 
 
 @inline

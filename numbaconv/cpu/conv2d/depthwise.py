@@ -1,224 +1,239 @@
-"""Depthwise convolution: one filter per channel, so nothing is summed over channels and the tile has no use.
+"""Depthwise convolution, and grouped convolution with a few channels a group: no register tile has a use.
 
-Channels-last, with channels as the inner, vectorised loop. Forward and input-gradient build one row of the result
-at a time: a row of W * C values stays in cache while the R * S taps add to it. 2 * R * S flops per element against
-8 bytes of traffic: bound by the cache, not by arithmetic.
+Channels-last. A run of `PIXELS` results of one vector of channels stays in registers while all taps are added: one load
+of x, and an eighth of a load of a weight, per multiply-add. (Adding tap by tap into a row in memory was four times
+slower: three memory operations per multiply-add.) Runs that touch the left or right border look every pixel up in a
+table, where those outside point to a page of zeros; the others step by a stride.
+
+Forward is one grid of results; the input-gradient one per residue class of the stride, with the taps that reach it.
+Cost: 2 * R * S * g flops per element, g channels a group, against 8 bytes of traffic: 3x3 is bound by memory.
+
+Tried and lost: copies of the source rows with zeros beside them, so that no run meets a border (1.5 times slower at
+3x3); all rows of one vector of channels before the next (2 times: every line is fetched in another order than it lies).
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from ...jit import inline, kernel, launch, never_inline, parallel_kernel, prange
+from ...jit import kernel, launch, never_inline, parallel_kernel, prange
 from ...shapes import Conv2dProblem, Shape4
-from ..layout import CHANNELS_LAST, channels_last, empty, flat, in_layout, layout_of
-from ..memory import buffer, scratch
+from ..correlate import lowest, zeros
+from ..layout import CHANNELS_LAST, channels_last, empty, flat
+from ..memory import buffer
 from ..packing import Packed
+from ..simd import VECTOR_BYTES
 from .algorithm import Algorithm
+from .depthwise_tile import group_run
+from .depthwise_weight_gradient import MOST_SUMS, backward_weight
 
-_SPLITS = 16  # of the weight-gradient's lines
+PIXELS = 8  # of a run: 8 sums cover the latency of two multiply-add units
+FEWEST_CHANNELS = 16  # a vector
+WIDEST_GROUP = VECTOR_BYTES // 8  # channels: whole groups in a vector of float64 too
 
 
-class _Window(NamedTuple):
-    """The sizes of one depthwise convolution, for the kernels."""
+class Grid(NamedTuple):
+    """One grid of results. Pitches are in elements."""
 
     channels: int
-    height: int
-    width: int
-    out_height: int
-    out_width: int
-    filter_height: int
-    filter_width: int
-    stride_h: int
-    stride_w: int
-    dilation_h: int
-    dilation_w: int
-    top: int
-    left: int
+    images: int
+    rows: int
+    columns: int
+    row_step: int
+    column_step: int
+    source_height: int
+    source_width: int
+    out_start: int
+    out_image: int
+    out_row: int
+    inside_first: int  # runs that begin from here ...
+    inside_last: int  # ... to here touch no border
+
+
+class _Taps(NamedTuple):
+    """Source shift and place in the weight of the taps of an axis; and the tables of every run of columns."""
+
+    row_shifts: np.ndarray
+    row_weights: np.ndarray
+    column_shifts: np.ndarray
+    column_weights: np.ndarray
+    runs: np.ndarray  # first column of each; the last one overlaps the one before
+    border_offsets: np.ndarray  # [run][tap][pixel]: source offset in the row, or -1
+    results: np.ndarray  # [run][pixel]: where in the row of results
 
 
 def supports(problem: Conv2dProblem) -> str:
-    """Empty for as many groups as input and output channels."""
-    channels = problem.input_shape[1]
-    if problem.groups != channels or problem.weight_shape[0] != channels:
-        return f"groups={problem.groups}, not one per input and output channel"
-    return "with one channel it is an ordinary convolution" if channels == 1 else ""
-
-
-@functools.lru_cache(maxsize=1024)
-def _window(problem: Conv2dProblem) -> _Window:
-    return _Window(
-        problem.input_shape[1], *problem.input_shape[2:], *problem.output_shape[2:], *problem.weight_shape[2:],
-        *problem.stride, *problem.dilation, problem.padding[0], problem.padding[2],
-    )  # fmt: skip
-
-
-def _work_ns(problem: Conv2dProblem) -> float:
-    return problem.multiply_adds * 0.1
-
-
-@inline
-def _multiply_add(out, to, a, a_at, b, b_at, count):
-    """out[to + c] += a[a_at + c] * b[b_at + c]. Slices, since LLVM sees that their indices do not wrap around."""
-    sums, left, right = out[to : to + count], a[a_at : a_at + count], b[b_at : b_at + count]
-    for c in range(count):
-        sums[c] += left[c] * right[c]
-
-
-@inline
-def _fill(row, bias):
-    for start in range(0, row.size, bias.size):
-        row[start : start + bias.size] = bias
+    """Empty for groups of few channels, as many out as in."""
+    channels, group = problem.input_shape[1], problem.weight_shape[1]
+    if problem.groups == 1 or problem.weight_shape[0] != channels:
+        return "it is not grouped, with as many output as input channels"
+    if group > WIDEST_GROUP or group & (group - 1):
+        return f"{group} channels a group, not 1, 2, ... {WIDEST_GROUP}"
+    if channels < FEWEST_CHANNELS:
+        return f"fewer than {FEWEST_CHANNELS} channels"
+    sums = problem.weight_shape[3] * group
+    return f"{sums} sums for a filter row, more than {MOST_SUMS}" if sums > MOST_SUMS else ""
 
 
 def pack_weight(problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> Packed:
-    """Each tap's weights as a vector: (C, 1, R, S) as flat (R * S, C)."""
+    """(K, g, R, S) as flat [tap][channel of its group][k]."""
+    return _pack(weight, bias, kept)
+
+
+def _pack(weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> Packed:
     channels = weight.shape[0]
     packed = Packed(
         buffer("packed weight", weight.size, weight.dtype, kept), buffer("packed bias", channels, weight.dtype, kept)
     )
-    packed.weight.reshape(-1, channels)[...] = weight.reshape(channels, -1).T
+    _, group, r, s = weight.shape
+    packed.weight.reshape(r, s, group, channels)[...] = weight.transpose(2, 3, 1, 0)
     packed.bias[:] = 0 if bias is None else bias
     return packed
 
 
 def forward(problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
-    return _by_rows(_forward, _forward_parallel, problem, problem.output_shape, x, packed, relu)
+    """(N, C, P, Q), channels-last."""
+    return _run(_forward_plan(problem), problem, problem.output_shape, x, packed, relu)
 
 
 def backward_input(
     problem: Conv2dProblem, grad_output: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
 ) -> np.ndarray:
-    packed = pack_weight(problem, weight, bias, False)
-    args = problem, problem.input_shape, grad_output, packed, False
-    return in_layout(_by_rows(_backward_input, _backward_input_parallel, *args), layout_of(grad_output))
+    """(N, C, H, W), channels-last."""
+    k, group, r, s = weight.shape
+    # Within a group, input and output channels change places.
+    exchanged = weight.reshape(k // group, group, group, r, s).swapaxes(1, 2).reshape(weight.shape)
+    packed = _pack(exchanged, bias, False)
+    return _run(_backward_input_plan(problem), problem, problem.input_shape, grad_output, packed, False)
 
 
-def _by_rows(
-    body: Any, parallel: Any, problem: Conv2dProblem, out_shape: Shape4,
-    source: np.ndarray, packed: Packed, relu: bool,
+def _run(
+    plan: tuple[tuple[Grid, _Taps], ...], problem: Conv2dProblem, out_shape: Shape4, source: np.ndarray,
+    packed: Packed, relu: bool,
 ) -> np.ndarray:  # fmt: skip
-    """Runs a kernel whose tasks are the rows of its result."""
-    n, _, rows, _ = out_shape
     out = empty(out_shape, source.dtype, CHANNELS_LAST)
-    args = flat(channels_last(source)), *packed, flat(out), _window(problem)
-    launch(body, parallel, n * rows, _work_ns(problem), *args)
-    if relu:
-        np.maximum(out, 0, out=out)
+    x = flat(channels_last(source))
+    page = zeros(out_shape[1], source.dtype)
+    distance = (page.__array_interface__["data"][0] - x.__array_interface__["data"][0]) // x.itemsize
+    group = (0,) * problem.weight_shape[1]
+    for grid, taps in plan:
+        size = grid.images * grid.rows * grid.columns * grid.channels
+        work_ns = size * (0.2 + 0.02 * taps.row_shifts.size * taps.column_shifts.size * len(group))
+        args = x, distance, *packed, flat(out), lowest(relu, out.dtype), grid, taps, group
+        launch(_convolve, _convolve_parallel, grid.images * grid.rows, work_ns, *args)
     return out
 
 
-@kernel
-def _forward(first, end, x, weight, bias, out, z):
-    """Task: one output row."""
-    never_inline()
-    for task in range(first, end):
-        image = task // z.out_height
-        p = task - image * z.out_height
-        row = out[task * z.out_width * z.channels : (task + 1) * z.out_width * z.channels]
-        _fill(row, bias)
-        for r in range(z.filter_height):
-            h = p * z.stride_h - z.top + r * z.dilation_h
-            if h < 0 or h >= z.height:
-                continue
-            for s in range(z.filter_width):
-                tap = (r * z.filter_width + s) * z.channels
-                for q in range(z.out_width):
-                    w = q * z.stride_w - z.left + s * z.dilation_w
-                    if w < 0 or w >= z.width:
-                        continue
-                    at = ((image * z.height + h) * z.width + w) * z.channels
-                    _multiply_add(row, q * z.channels, x, at, weight, tap, z.channels)
+@functools.lru_cache(maxsize=1024)
+def _forward_plan(problem: Conv2dProblem) -> tuple[tuple[Grid, _Taps], ...]:
+    n, c, h, w = problem.input_shape
+    _, _, p, q = problem.output_shape
+    _, group, r, s = problem.weight_shape
+    (sh, sw), (dh, dw), (top, _, left, _) = problem.stride, problem.dilation, problem.padding
+    rows = [(i * dh - top, i * s * group * c) for i in range(r)]
+    columns = [(j * dw - left, j * group * c) for j in range(s)]
+    return (_grid(c, (n, p, q), (sh, sw), (h, w), (p * q * c, q * c, c, 0), rows, columns),)
 
 
-@parallel_kernel
-def _forward_parallel(first, end, x, weight, bias, out, z):
-    for task in prange(first, end):
-        _forward(task, task + 1, x, weight, bias, out, z)
+@functools.lru_cache(maxsize=1024)
+def _backward_input_plan(problem: Conv2dProblem) -> tuple[tuple[Grid, _Taps], ...]:
+    """As in `direct`: input row h gets the gradients of rows (h + top - r * dilation) / stride, where that is whole."""
+    n, c, h, w = problem.input_shape
+    _, _, p, q = problem.output_shape
+    _, group, r, s = problem.weight_shape
+    (sh, sw), (dh, dw), (top, _, left, _) = problem.stride, problem.dilation, problem.padding
+    step = group * c
+    grids = []
+    for row in range(min(sh, h)):
+        reach = [(row + top - i * dh, i * s * step) for i in range(r)]
+        rows = [(h0 // sh, place) for h0, place in reach if h0 % sh == 0]
+        for column in range(min(sw, w)):
+            reach = [(column + left - j * dw, j * step) for j in range(s)]
+            columns = [(w0 // sw, place) for w0, place in reach if w0 % sw == 0]
+            pitches = (h * w * c, sh * w * c, sw * c, (row * w + column) * c)
+            size = n, -(-(h - row) // sh), -(-(w - column) // sw)
+            grids.append(_grid(c, size, (1, 1), (p, q), pitches, rows, columns))
+    return tuple(grids)
 
 
-@kernel
-def _backward_input(first, end, grad_output, weight, bias, out, z):
-    """Task: one input row; it gathers from the output rows it took part in."""
-    never_inline()
-    for task in range(first, end):
-        image = task // z.height
-        h = task - image * z.height
-        row = out[task * z.width * z.channels : (task + 1) * z.width * z.channels]
-        _fill(row, bias)
-        for r in range(z.filter_height):
-            reach = h + z.top - r * z.dilation_h
-            p = reach // z.stride_h
-            if reach < 0 or p * z.stride_h != reach or p >= z.out_height:
-                continue
-            for s in range(z.filter_width):
-                tap = (r * z.filter_width + s) * z.channels
-                for q in range(z.out_width):
-                    w = q * z.stride_w - z.left + s * z.dilation_w
-                    if w < 0 or w >= z.width:
-                        continue
-                    at = ((image * z.out_height + p) * z.out_width + q) * z.channels
-                    _multiply_add(row, w * z.channels, grad_output, at, weight, tap, z.channels)
-
-
-@parallel_kernel
-def _backward_input_parallel(first, end, grad_output, weight, bias, out, z):
-    for task in prange(first, end):
-        _backward_input(task, task + 1, grad_output, weight, bias, out, z)
-
-
-def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:
-    n, k, p, _ = problem.output_shape
-    _, _, r, s = problem.weight_shape
-    size = k * r * s
-    partial = scratch("partial weight gradient", 2 * _SPLITS * size, x.dtype)
-    args = flat(channels_last(grad_output)), flat(channels_last(x)), partial, n * p, _window(problem)
-    launch(_backward_weight, _backward_weight_parallel, _SPLITS, _work_ns(problem), *args)
-    out = empty(problem.weight_shape, x.dtype)
-    total = partial.reshape(_SPLITS, 2, r * s, k)[:, 0].sum(axis=0)  # in the order of the splits
-    out.reshape(k, r * s)[...] = total.T
-    return out
+def _grid(
+    channels: int, size: tuple[int, int, int], step: tuple[int, int], source: tuple[int, int],
+    out: tuple[int, int, int, int], rows: list[tuple[int, int]], columns: list[tuple[int, int]],
+) -> tuple[Grid, _Taps]:  # fmt: skip
+    """`size`: images, rows, columns. `out`: pitches of image, row, column, and the start. Taps: (shift, weight)."""
+    width = size[2]
+    shifts = [shift for shift, _ in columns] or [0]
+    first = -(min(shifts) // step[1]) if min(shifts) < 0 else 0
+    last = (source[1] - 1 - max(shifts)) // step[1] - PIXELS + 1
+    runs = [min(q, max(0, width - PIXELS)) for q in range(0, width, PIXELS)]
+    if width < PIXELS:
+        last = -1
+    offsets, results = [], []
+    for run in runs:
+        pixels = [min(run + j, width - 1) for j in range(PIXELS)]  # those beyond the last repeat it
+        for shift, _ in columns:
+            read = [pixel * step[1] + shift for pixel in pixels]
+            offsets += [w * channels if 0 <= w < source[1] else -1 for w in read]
+        results += [pixel * out[2] for pixel in pixels]
+    arrays = (
+        [shift for shift, _ in rows], [place for _, place in rows],
+        [shift * channels for shift, _ in columns], [place for _, place in columns],
+        runs, offsets, results,
+    )  # fmt: skip
+    grid = Grid(channels, *size, *step, *source, out[3], out[0], out[1], first, last)
+    return grid, _Taps(*(np.array(values, np.int64) for values in arrays))
 
 
 @kernel
-def _backward_weight(first, end, grad_output, x, partial, lines, z):
-    """Task: a run of output rows. Each row is summed by itself, then added: short sums lose less."""
+def _convolve(first, end, x, zeros, weight, bias, out, floor, grid, taps, group):
+    """Task: one row of results."""
     never_inline()
-    size = z.filter_height * z.filter_width * z.channels
+    lanes = VECTOR_BYTES // x.itemsize
+    source_row = grid.source_width * grid.channels
+    row_offsets = np.empty(taps.row_shifts.size + 1, np.int64)
+    row_weights = np.empty(taps.row_shifts.size + 1, np.int64)
+    columns = taps.column_shifts.size
+    step = grid.column_step * grid.channels
     for task in range(first, end):
-        total = 2 * task * size
-        line_sum = total + size
-        for i in range(total, line_sum):
-            partial[i] = 0
-        for line in range(lines * task // _SPLITS, lines * (task + 1) // _SPLITS):
-            image = line // z.out_height
-            p = line - image * z.out_height
-            for i in range(line_sum, line_sum + size):
-                partial[i] = 0
-            for r in range(z.filter_height):
-                h = p * z.stride_h - z.top + r * z.dilation_h
-                if h < 0 or h >= z.height:
-                    continue
-                for s in range(z.filter_width):
-                    to = line_sum + (r * z.filter_width + s) * z.channels
-                    for q in range(z.out_width):
-                        w = q * z.stride_w - z.left + s * z.dilation_w
-                        if w < 0 or w >= z.width:
-                            continue
-                        at = ((image * z.height + h) * z.width + w) * z.channels
-                        grad = (line * z.out_width + q) * z.channels
-                        _multiply_add(partial, to, x, at, grad_output, grad, z.channels)
-            for i in range(size):
-                partial[total + i] += partial[line_sum + i]
+        image = task // grid.rows
+        i = task - image * grid.rows
+        rows = 0
+        row_offsets[0] = 0
+        for tap in range(taps.row_shifts.size):
+            h = i * grid.row_step + taps.row_shifts[tap]
+            if 0 <= h < grid.source_height:
+                row_offsets[rows] = (image * grid.source_height + h) * source_row
+                row_weights[rows] = taps.row_weights[tap]
+                rows += 1
+        ahead = row_offsets[max(rows - 1, 0)] + source_row
+        results = out[grid.out_start + image * grid.out_image + i * grid.out_row :]
+        for run in range(taps.runs.size):
+            q = taps.runs[run]
+            inside = grid.inside_first <= q <= grid.inside_last
+            borders = taps.border_offsets[run * columns * PIXELS :]
+            places = taps.results[run * PIXELS :]
+            pixels = x[q * step :] if inside else x
+            for c in range(0, grid.channels, lanes):
+                channel = min(c, grid.channels - lanes)  # the last vector overlaps the one before
+                if inside:
+                    group_run(
+                        pixels, zeros, row_offsets, row_weights, rows, taps.column_shifts, taps.column_weights, columns,
+                        step, weight, grid.channels, bias, floor, results, places, channel, ahead, group, PIXELS, 0,
+                    )  # fmt: skip
+                else:
+                    group_run(
+                        x, zeros, row_offsets, row_weights, rows, borders, taps.column_weights, columns,
+                        step, weight, grid.channels, bias, floor, results, places, channel, ahead, group, PIXELS, 1,
+                    )  # fmt: skip
 
 
 @parallel_kernel
-def _backward_weight_parallel(first, end, grad_output, x, partial, lines, z):
+def _convolve_parallel(first, end, x, zeros, weight, bias, out, floor, grid, taps, group):
     for task in prange(first, end):
-        _backward_weight(task, task + 1, grad_output, x, partial, lines, z)
+        _convolve(task, task + 1, x, zeros, weight, bias, out, floor, grid, taps, group)
 
 
 ALGORITHM = Algorithm(

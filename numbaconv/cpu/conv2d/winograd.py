@@ -27,7 +27,7 @@ import numpy as np
 
 from ...jit import inline, kernel, launch, never_inline, parallel_kernel, prange
 from ...shapes import Conv2dProblem, Pair, Shape4
-from ..correlate import TERMS, lowest, zeros
+from ..correlate import ALIGNMENT, TERMS, aligned, lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, empty, flat, in_layout, layout_of
 from ..memory import scratch
 from ..packing import Columns, Packed, columns_for
@@ -330,9 +330,9 @@ def _convolve(
     chunk_first, chunk_tiles, transformed = chunk
     points = len(points_h) * len(points_w)
     product_pitch = tiling.run * tiling.block + PITCH_PADDING
-    products = np.empty(points * product_pitch + tiling.block, x.dtype)
+    products = aligned(np.empty(points * product_pitch + tiling.block + ALIGNMENT, x.dtype))
     own_pitch = tiling.run * tiling.channels + PITCH_PADDING
-    own = np.zeros(1 if transformed else points * own_pitch, x.dtype)
+    own = aligned(np.zeros(ALIGNMENT + (1 if transformed else points * own_pitch), x.dtype))
     for task in range(first, end):
         run = task // tiling.splits
         split = task - run * tiling.splits

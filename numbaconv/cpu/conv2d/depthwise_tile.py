@@ -1,0 +1,168 @@
+"""What depthwise and narrow grouped convolution are made of, in explicit SIMD.
+
+A vector holds neighbouring channels, whole groups of them. With g channels a group, in and out, result channel k sums
+g source channels: the vector of a source pixel is shuffled g times, so that every lane of a group sees the group's
+first, second, ... channel. g = 1 is depthwise convolution. g travels as the length of a tuple (see winograd_tile.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from ..simd import VECTOR_BYTES, Vectors
+
+
+def _constant(value: int) -> ir.Constant:
+    return ir.Constant(ir.IntType(64), value)
+
+
+class _Arguments:
+    """The arguments of an intrinsic: scalars, and the data pointers of arrays."""
+
+    def __init__(self, context: Any, builder: Any, signature: Any, args: Any) -> None:
+        self.context, self.builder, self.signature, self.args = context, builder, signature, args
+        element = signature.args[0].dtype
+        self.vec = Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
+
+    def data(self, position: int) -> Any:
+        array = self.context.make_array(self.signature.args[position])(self.context, self.builder, self.args[position])
+        return array.data
+
+    def entry(self, table: Any, index: Any) -> Any:
+        """table[index] of an int64 table."""
+        return self.builder.load(self.builder.gep(table, [index]))
+
+    def of_group(self, value: Any, group: int) -> list[Any]:
+        """`group` vectors: the j-th has in every lane the j-th channel of that lane's group."""
+        if group == 1:
+            return [value]
+        lanes = range(self.vec.lanes)
+        integers = ir.VectorType(ir.IntType(32), self.vec.lanes)
+        masks = [ir.Constant(integers, [lane // group * group + j for lane in lanes]) for j in range(group)]
+        return [self.builder.shuffle_vector(value, value, mask) for mask in masks]
+
+
+@intrinsic(prefer_literal=True)
+def _group_run(
+    typing_context: Any, x: Any, zeros: Any, row_offsets: Any, row_weights: Any, rows: Any,
+    column_offsets: Any, column_weights: Any, columns: Any, pixel_step: Any, weight: Any, weight_step: Any,
+    bias: Any, floor: Any, out: Any, out_offsets: Any, channel: Any, ahead: Any,
+    group: Any, pixels: Any, border: Any,
+) -> Any:  # fmt: skip
+    index = types.intp
+    count, size, at_border = pixels.literal_value, group.count, bool(border.literal_value)
+    signature = types.void(
+        x, index, row_offsets, row_weights, index, column_offsets, column_weights, index, index, weight, index,
+        bias, x.dtype, out, out_offsets, index, index, group, pixels, border,
+    )  # fmt: skip
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a = _Arguments(context, builder, signature, args)
+        vec, channel = a.vec, args[15]
+        x, weight = (builder.gep(a.data(position), [channel]) for position in (0, 9))
+        zero_page = builder.gep(x, [args[1]])
+        sums = [cgutils.alloca_once_value(builder, vec.load(a.data(11), channel)) for _ in range(count)]
+        steps = [builder.mul(args[8], _constant(j)) for j in range(count)]
+        with cgutils.for_range(builder, args[4]) as row:
+            source = builder.gep(x, [a.entry(a.data(2), row.index)])
+            line = builder.gep(weight, [a.entry(a.data(3), row.index)])
+            with cgutils.for_range(builder, args[7]) as column:
+                start = a.entry(a.data(6), column.index)
+                factors = [
+                    vec.load(line, builder.add(start, builder.mul(args[10], _constant(i)))) for i in range(size)
+                ]  # fmt: skip
+                if at_border:
+                    table = builder.gep(a.data(5), [builder.mul(column.index, _constant(count))])
+                else:
+                    pixel = builder.gep(source, [a.entry(a.data(5), column.index)])
+                for j in range(count):
+                    if at_border:
+                        offset = a.entry(table, _constant(j))
+                        outside = builder.icmp_signed("<", offset, _constant(0))
+                        there = builder.select(outside, zero_page, builder.gep(source, [offset]))
+                        value = vec.load(there, _constant(0))
+                    else:
+                        value = vec.load(pixel, steps[j])
+                    for part, factor in zip(a.of_group(value, size), factors, strict=True):
+                        builder.store(vec.multiply_add(part, factor, builder.load(sums[j])), sums[j])
+        if not at_border:
+            for step in steps:
+                vec.prefetch(x, builder.add(args[16], step))
+        floor = vec.splat(args[12])
+        out = builder.gep(a.data(13), [channel])
+        for j, total in enumerate(sums):
+            place = vec.at(out, a.entry(a.data(14), _constant(j)))
+            builder.store(vec.at_least(builder.load(total), floor), place, align=vec.itemsize)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# group_run(x, zeros, row_offsets, row_weights, rows, column_offsets, column_weights, columns, pixel_step,
+#           weight, weight_step, bias, floor, out, out_offsets, channel, ahead, group, pixels, border)
+#
+# For j < pixels, a literal, and c in one vector of channels from `channel`, with g = len(group):
+#
+#   out[out_offsets[j] + c] = at least floor of bias[c] + sum over r < rows, s < columns, i < g of
+#       x[row_offsets[r] + place + c // g * g + i] * weight[row_weights[r] + column_weights[s] + i * weight_step + c]
+#
+# where place is column_offsets[s] + j * pixel_step, or, at a `border` (a literal 1 instead of 0),
+# column_offsets[s * pixels + j]; if that is negative, x is read from x[zeros + c], a page of zeros. Away from borders
+# the lines at x[ahead + j * pixel_step + c], which a later call reads, are fetched: pixels are too far apart, and rows
+# too short, for the processor to see it coming (twice as slow without).
+group_run: Any = _group_run
+
+
+@intrinsic
+def _group_taps(
+    typing_context: Any, x: Any, zeros: Any, row_offset: Any, column_offsets: Any, grad: Any, grad_start: Any,
+    grad_step: Any, pixels: Any, sums: Any, sums_start: Any, sums_step: Any, channel: Any, taps: Any, group: Any,
+) -> Any:  # fmt: skip
+    index = types.intp
+    count, size = taps.count, group.count
+    signature = types.void(
+        x, index, index, column_offsets, grad, index, index, index, sums, index, index, index, taps, group
+    )  # fmt: skip
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a = _Arguments(context, builder, signature, args)
+        vec, channel = a.vec, args[11]
+        x = builder.gep(a.data(0), [channel])
+        zero_page, source = builder.gep(x, [args[1]]), builder.gep(x, [args[2]])
+        grad = builder.gep(a.data(4), [builder.add(args[5], channel)])
+        zero = ir.Constant(vec.type, [0.0] * vec.lanes)
+        totals = [cgutils.alloca_once_value(builder, zero) for _ in range(count * size)]
+        with cgutils.for_range(builder, args[7]) as pixel:
+            gradient = vec.load(grad, builder.mul(pixel.index, args[6]))
+            table = builder.gep(a.data(3), [builder.mul(pixel.index, _constant(count))])
+            for s in range(count):
+                offset = a.entry(table, _constant(s))
+                outside = builder.icmp_signed("<", offset, _constant(0))
+                value = vec.load(builder.select(outside, zero_page, builder.gep(source, [offset])), _constant(0))
+                for i, part in enumerate(a.of_group(value, size)):
+                    total = totals[s * size + i]
+                    builder.store(vec.multiply_add(part, gradient, builder.load(total)), total)
+        out = builder.gep(a.data(8), [args[9]])
+        for s, total in enumerate(totals):
+            place = vec.at(out, builder.mul(args[10], _constant(s)))
+            before = builder.load(place, align=vec.itemsize)
+            builder.store(builder.fadd(before, builder.load(total)), place, align=vec.itemsize)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# group_taps(x, zeros, row_offset, column_offsets, grad, grad_start, grad_step, pixels, sums, sums_start, sums_step,
+#            channel, taps, group)
+#
+# For s < len(taps), i < g = len(group), both tuples, and lane l of one vector of channels c from `channel`:
+#
+#   sums[sums_start + (s * g + i) * sums_step + l] += sum over j < pixels of
+#       x[row_offset + column_offsets[j * len(taps) + s] + c // g * g + i] * grad[grad_start + j * grad_step + c]
+#
+# where a negative column offset reads x[zeros + c], a page of zeros, instead.
+group_taps: Any = _group_taps

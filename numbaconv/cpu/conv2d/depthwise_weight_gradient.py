@@ -1,0 +1,108 @@
+"""The weight-gradient of depthwise and narrow grouped convolution.
+
+Of one filter row and one vector of channels, the sums of all taps stay in registers over a row of pixels: one load of
+grad_output and one of x per tap. Each row's sums are then added to those of its split, and the splits in order.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from ...jit import kernel, launch, never_inline, parallel_kernel, prange
+from ...shapes import Conv2dProblem
+from ..correlate import zeros
+from ..layout import channels_last, empty, flat
+from ..memory import scratch
+from ..simd import VECTOR_BYTES
+from .depthwise_tile import group_taps
+
+MOST_SUMS = 24  # of a filter row: they stay in registers
+_SPLITS = 16  # of the rows of pixels
+
+
+class _Window(NamedTuple):
+    """The sizes of one convolution."""
+
+    channels: int
+    height: int
+    width: int
+    out_height: int
+    out_width: int
+    filter_height: int
+    stride: int
+    dilation: int
+    top: int
+    lines: int
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(problem: Conv2dProblem) -> tuple[_Window, np.ndarray]:
+    """The sizes, and [pixel][tap]: the offset in a row of x, or -1 outside."""
+    n, c, h, w = problem.input_shape
+    _, _, p, q = problem.output_shape
+    _, _, r, s = problem.weight_shape
+    (sh, sw), (dh, dw), (top, _, left, _) = problem.stride, problem.dilation, problem.padding
+    read = [j * sw - left + tap * dw for j in range(q) for tap in range(s)]
+    offsets = np.array([column * c if 0 <= column < w else -1 for column in read], np.int64)
+    return _Window(c, h, w, p, q, r, sh, dh, top, n * p), offsets
+
+
+def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """(K, g, R, S), C-contiguous."""
+    window, offsets = _plan(problem)
+    k, group, r, s = problem.weight_shape
+    size = k * group * r * s
+    source = flat(channels_last(x))
+    page = zeros(window.channels, x.dtype)
+    distance = (page.__array_interface__["data"][0] - source.__array_interface__["data"][0]) // x.itemsize
+    sums = scratch("sums", _SPLITS * size, x.dtype)
+    args = flat(channels_last(grad_output)), source, distance, sums, offsets, window, (0,) * s, (0,) * group
+    launch(_accumulate, _accumulate_parallel, _SPLITS, problem.multiply_adds * 0.03, *args)
+    out = empty(problem.weight_shape, x.dtype)
+    total = sums.reshape(_SPLITS, r, s, group, k).sum(axis=0)  # in the order of the splits
+    out[...] = total.transpose(3, 2, 0, 1)
+    return out
+
+
+@kernel
+def _accumulate(first, end, grad, x, zeros, sums, offsets, z, taps, group):
+    """Task: a run of rows of pixels. sums: [split][r][s][channel of its group][k]."""
+    never_inline()
+    lanes = VECTOR_BYTES // x.itemsize
+    row_sums = len(taps) * len(group)
+    size = z.filter_height * row_sums * z.channels
+    rest = z.channels % lanes
+    tail = np.empty(row_sums * lanes, x.dtype)
+    for task in range(first, end):
+        total = sums[task * size : (task + 1) * size]
+        total[:] = 0
+        for line in range(z.lines * task // _SPLITS, z.lines * (task + 1) // _SPLITS):
+            image = line // z.out_height
+            p = line - image * z.out_height
+            grad_start = line * z.out_width * z.channels
+            for r in range(z.filter_height):
+                h = p * z.stride - z.top + r * z.dilation
+                if h < 0 or h >= z.height:
+                    continue
+                row = (image * z.height + h) * z.width * z.channels
+                to = r * row_sums * z.channels
+                for c in range(0, z.channels - lanes + 1, lanes):
+                    group_taps(x, zeros, row, offsets, grad, grad_start, z.channels, z.out_width,
+                               total, to + c, z.channels, c, taps, group)  # fmt: skip
+                if rest > 0:
+                    # A vector that overlaps the last whole one; of its sums, those behind that are added.
+                    tail[:] = 0
+                    group_taps(x, zeros, row, offsets, grad, grad_start, z.channels, z.out_width,
+                               tail, 0, lanes, z.channels - lanes, taps, group)  # fmt: skip
+                    for s in range(row_sums):
+                        for lane in range(lanes - rest, lanes):
+                            total[to + s * z.channels + z.channels - lanes + lane] += tail[s * lanes + lane]
+
+
+@parallel_kernel
+def _accumulate_parallel(first, end, grad, x, zeros, sums, offsets, z, taps, group):
+    for task in prange(first, end):
+        _accumulate(task, task + 1, grad, x, zeros, sums, offsets, z, taps, group)

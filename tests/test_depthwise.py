@@ -1,0 +1,54 @@
+"""Depthwise and narrow grouped convolution: runs at borders and inside, vectors that overlap, groups of 1, 2, 4."""
+
+from __future__ import annotations
+
+import pytest
+import reference
+from compare import assert_close
+
+import numbaconv
+from numbaconv import functional
+from numbaconv.cpu.conv2d import depthwise
+from numbaconv.shapes import conv2d_problem
+
+# N, C, H, W; R, S; arguments. Widths of less than a run, of whole runs, and of one that overlaps the one before.
+CASES = {
+    "3x3": ((2, 16, 9, 16), (3, 3), {"padding": 1}),
+    "overlapping_vectors_stride2": ((2, 36, 13, 29), (3, 3), {"stride": 2, "padding": 1}),
+    "7x7_narrow_image": ((1, 100, 7, 7), (7, 7), {"padding": 3}),
+    "17x17": ((1, 20, 28, 28), (17, 17), {"padding": 8}),
+    "dilated_3x5": ((2, 48, 10, 12), (3, 5), {"padding": (2, 1), "dilation": 2}),
+    "stride3_padding2": ((1, 20, 5, 4), (3, 3), {"stride": 3, "padding": 2}),
+    "5x5_stride2_all_border": ((1, 16, 3, 3), (5, 5), {"stride": 2, "padding": 4}),
+    "1x3": ((2, 64, 20, 20), (1, 3), {"padding": (0, 1)}),
+    "wide_inside": ((1, 16, 4, 50), (3, 3), {}),
+}
+
+
+@pytest.mark.reduced
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("group", [1, 2, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_all_directions(case, group, dtype, rng):
+    input_shape, (r, s), arguments = CASES[case]
+    channels = input_shape[1]
+    arguments = {**arguments, "groups": channels // group}
+    x, weight = rng.standard_normal(input_shape), rng.standard_normal((channels, group, r, s))
+    bias = rng.standard_normal(channels)
+    options = [arguments.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))]
+    problem = conv2d_problem(x.shape, weight.shape, bias.shape, *options, arguments["groups"])
+    if depthwise.supports(problem):
+        pytest.skip(depthwise.supports(problem))
+    expected = reference.conv2d(x, weight, bias, **arguments)
+    grad_output = rng.standard_normal(expected.shape)
+    wanted = (
+        reference.conv2d_backward_input(grad_output, weight, x.shape, **arguments),
+        reference.conv2d_backward_weight(grad_output, x, weight.shape, **arguments),
+        reference.conv2d_backward_bias(grad_output),
+    )
+    x, weight, bias, grad_output = (a.astype(dtype) for a in (x, weight, bias, grad_output))
+    with numbaconv.algorithm("depthwise"):
+        assert_close(functional.conv2d(x, weight, bias, **arguments), expected, dtype, "output")
+        grads = functional.conv2d_backward(grad_output, x, weight, **arguments)
+    for name, actual, value in zip(("grad_input", "grad_weight", "grad_bias"), grads, wanted, strict=True):
+        assert_close(actual, value, dtype, name)
