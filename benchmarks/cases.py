@@ -53,6 +53,11 @@ class ConvRow(NamedTuple):
         return 2 * math.prod(self.output_shape) * math.prod(self.weight_shape[1:])
 
     @property
+    def elements(self) -> int:
+        """Of x, weight and output."""
+        return sum(math.prod(shape) for shape in (self.input_shape, self.weight_shape, self.output_shape))
+
+    @property
     def arguments(self) -> dict[str, Pair]:
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
 
@@ -117,6 +122,11 @@ class LinearRow(NamedTuple):
     def flops(self) -> int:
         return 2 * self.rows * self.in_features * self.out_features
 
+    @property
+    def elements(self) -> int:
+        """Of x, weight and output."""
+        return self.rows * (self.in_features + self.out_features) + self.in_features * self.out_features
+
 
 LINEAR = [
     LinearRow("lecture_3072_10", 64, 3072, 10),
@@ -144,6 +154,8 @@ class ElementwiseRow(NamedTuple):
     arguments: dict[str, Any] = {}  # noqa: RUF012  (never written)
 
 
+THREE_BY_THREE = {"kernel_size": 3, "stride": 2, "padding": 1}
+
 ELEMENTWISE = [
     ElementwiseRow("relu_small", "relu", (64, 6, 28, 28), (2, 3)),
     ElementwiseRow("relu_large", "relu", (8, 64, 112, 112), (2, 3)),
@@ -156,7 +168,18 @@ ELEMENTWISE = [
     ElementwiseRow("max_pool_cifar", "max_pool2d", (64, 64, 32, 32), (1.25, 1.5), {"kernel_size": 2}),
     ElementwiseRow("sigmoid", "sigmoid", (8, 64, 112, 112), (2, 3)),
     ElementwiseRow("tanh", "tanh", (8, 64, 112, 112), (2, 3)),
+    ElementwiseRow("max_pool_3x3_resnet", "max_pool2d", (8, 64, 112, 112), (1.5, 1.5), THREE_BY_THREE),
+    ElementwiseRow("avg_pool_lenet", "avg_pool2d", (64, 6, 28, 28), (1.25, 1.25), {"kernel_size": 2}),
+    ElementwiseRow("avg_pool_densenet", "avg_pool2d", (8, 64, 112, 112), (1.25, 1.25), {"kernel_size": 2}),
+    ElementwiseRow("global_avg_pool_resnet", "adaptive_avg_pool2d", (8, 2048, 7, 7), (1, 1), {"output_size": 1}),
+    ElementwiseRow("global_avg_pool_cifar", "adaptive_avg_pool2d", (64, 512, 4, 4), (1, 1), {"output_size": 1}),
+    ElementwiseRow("add_resnet", "add", (8, 64, 56, 56), (3, 0)),
+    ElementwiseRow("add_cifar", "add", (64, 64, 32, 32), (3, 0)),
+    ElementwiseRow("cross_entropy_10", "cross_entropy", (256, 10), (1, 2)),
+    ElementwiseRow("cross_entropy_1000", "cross_entropy", (256, 1000), (1, 2)),
 ]  # fmt: skip
+POOL = [row for row in ELEMENTWISE if "pool" in row.op]
+POINTWISE = [row for row in ELEMENTWISE if "pool" not in row.op]
 
 
 def each(rows: list[Any]) -> Any:

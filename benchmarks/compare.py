@@ -21,29 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from . import machine, report
-from .cases import CONV, LINEAR
-from .models import MODELS
+from .kinds import KINDS, OURS
 from .providers import PROVIDERS
+from .rows import ROWS
 
-OURS = "numbaconv"
 QUICK_ROWS = (
     "lenet_c1", "alexnet_c1", "alexnet_c2", "vgg_1_1", "vgg_1_2", "vgg_3_2", "vgg_5_2", "resnet_1x1_wide",
-    "resnet_3x3_stride2", "mobilenet_depthwise", "resnext_groups32", "small_call",
+    "resnet_3x3_stride2", "mobilenet_depthwise", "resnext_groups32", "small_call", "max_pool_3x3_resnet",
+    "avg_pool_densenet", "relu_large", "batch_norm", "cross_entropy_1000",
 )  # fmt: skip
-# Which libraries a kind is timed for; those that lack it say so in their answers.
-FUNCTIONAL = (OURS, "torch", "torch_channels_last", "jax", "scipy", "numpy_im2col")
-PREPARED = (OURS, "torch", "torch_channels_last", "onnxruntime", "openvino", "jax")
-TRAINED = (OURS, "torch", "torch_channels_last")
-KINDS = {
-    "functional": ("conv", FUNCTIONAL),
-    "functional_channels_first": ("conv", (OURS, "torch")),
-    "prepared": ("conv", PREPARED),
-    "backward": ("conv", (*TRAINED, "numpy_im2col")),
-    "linear": ("linear", (OURS, "torch")),
-    "linear_backward": ("linear", (OURS, "torch")),
-    "train": ("model", TRAINED),
-    "predict_one": ("model", TRAINED),
-}
 
 
 class Process:
@@ -84,22 +70,21 @@ class Process:
 
 def jobs(arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], tuple[str, ...]]]:
     """(kind, job, providers) of everything to time."""
-    rows = {"conv": [r.name for r in CONV], "linear": [r.name for r in LINEAR], "model": [r.name for r in MODELS]}
-    for group in rows:
-        for row in rows[group]:
+    for group, rows in ROWS.items():
+        for row in rows:
             if arguments.rows and not any(part in row for part in arguments.rows.split(",")):
                 continue
             if arguments.quick and not arguments.rows and row not in QUICK_ROWS:
                 continue
-            for kind in arguments.kinds:
-                if KINDS[kind][0] != group or (kind == "predict_one" and row != "lenet5_batch64"):
+            for name in arguments.kinds:
+                kind = KINDS[name]
+                if kind.rows != group or (name == "predict_one" and row != "lenet5_batch64"):
                     continue
                 job = {
                     "group": group, "row": row, "dtype": arguments.dtype, "seconds": arguments.seconds,
-                    "kind": "functional" if kind.startswith("functional") else kind.removeprefix("linear_"),
-                    "layout": "channels_first" if kind.endswith("channels_first") else "channels_last",
+                    "kind": kind.work, "layout": kind.layout,
                 }  # fmt: skip
-                yield kind, job, tuple(p for p in KINDS[kind][1] if p in arguments.providers)
+                yield name, job, tuple(p for p in kind.providers if p in arguments.providers)
 
 
 def layout_for(provider: str, job: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ def _places(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return corners + [tuple(int(rng.integers(size)) for size in shape) for _ in range(SAMPLES)]
 
 
-def _relative_error(result: np.ndarray, expected: Callable[..., float]) -> float:
+def relative_error(result: np.ndarray, expected: Callable[..., float]) -> float:
     places = _places(result.shape)
     wanted = np.array([expected(*place) for place in places])
     actual = np.array([result[place] for place in places], dtype=float)
@@ -41,7 +41,7 @@ def forward_error(row: ConvRow, output: np.ndarray, x: np.ndarray, weight: np.nd
                     total += x[n, first : first + per_group, h, w].astype(float) @ weight[k, :, r, s].astype(float)
         return total
 
-    return _relative_error(output, expected)
+    return relative_error(output, expected)
 
 
 def input_gradient_error(row: ConvRow, grad_input: np.ndarray, grad_output: np.ndarray, weight: np.ndarray) -> float:
@@ -64,7 +64,7 @@ def input_gradient_error(row: ConvRow, grad_input: np.ndarray, grad_output: np.n
                     total += grad_output[n, first : first + outputs, p, q].astype(float) @ filters
         return total
 
-    return _relative_error(grad_input, expected)
+    return relative_error(grad_input, expected)
 
 
 def weight_gradient_error(row: ConvRow, grad_weight: np.ndarray, grad_output: np.ndarray, x: np.ndarray) -> float:
@@ -80,7 +80,7 @@ def weight_gradient_error(row: ConvRow, grad_weight: np.ndarray, grad_output: np
         read = padded[:, : (rows - 1) * row.stride + 1 : row.stride, : (columns - 1) * row.stride + 1 : row.stride]
         return float((read * grad_output[:, k].astype(float)).sum())
 
-    return _relative_error(grad_weight, expected)
+    return relative_error(grad_weight, expected)
 
 
 def backward_error(
@@ -99,7 +99,7 @@ def backward_error(
 
 def product_error(output: np.ndarray, x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> float:
     """Relative L2 error of sampled elements of x times weight transposed, plus bias."""
-    return _relative_error(output, lambda i, j: float(x[i].astype(float) @ weight[j].astype(float) + bias[j]))
+    return relative_error(output, lambda i, j: float(x[i].astype(float) @ weight[j].astype(float) + bias[j]))
 
 
 def geometric_mean(values: list[float]) -> float:

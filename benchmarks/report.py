@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 from typing import Any
 
-from .cases import CONV, LINEAR
+from .kinds import KINDS, OURS
 from .reference import geometric_mean
-
-OURS = "numbaconv"
-# Against whom a kind's headline ratio is: the fastest of these.
-RIVALS = {
-    "functional": ("torch_channels_last",),
-    "functional_channels_first": ("torch",),
-    "prepared": ("torch", "torch_channels_last", "onnxruntime", "openvino", "jax"),
-    "backward": ("torch", "torch_channels_last"),
-    "linear": ("torch",),
-    "linear_backward": ("torch",),
-    "train": ("torch", "torch_channels_last"),
-    "predict_one": ("torch", "torch_channels_last"),
-}
-TITLES = {
-    "functional": "forward, functional, channels-last (PyTorch in the same format)",
-    "functional_channels_first": "forward, functional, channels-first (PyTorch in the same format)",
-    "prepared": "forward, prepared, against the fastest of all",
-    "backward": "backward, all three gradients, against PyTorch's better format",
-    "linear": "linear, forward",
-    "linear_backward": "linear, backward",
-    "train": "training step, against PyTorch's better format",
-    "predict_one": "prediction of one image, prepared",
-}
+from .rows import ROWS
 
 
 def milliseconds(row: dict[str, Any], provider: str) -> list[float]:
@@ -46,7 +25,7 @@ def ratio(row: dict[str, Any], provider: str) -> float | None:
 
 def headline(row: dict[str, Any]) -> tuple[float, str] | None:
     """The least ratio over the rivals of the row's kind, and whose it is."""
-    found = [(r, name) for name in RIVALS[row["kind"]] if (r := ratio(row, name)) is not None]
+    found = [(r, name) for name in KINDS[row["kind"]].rivals if (r := ratio(row, name)) is not None]
     return min(found) if found else None
 
 
@@ -64,31 +43,24 @@ def line(row: dict[str, Any]) -> str:
         if name != OURS and r is not None:
             cells.append(f"{name} {r:.2f}" + (f" ({e:.0e})" if e is not None else ""))
     own = error(row, OURS)
-    time = f"{statistics.median(ours):8.3f} ms" if ours else str(row["answers"].get(OURS))
-    return f"{row['kind']:<26}{row['name']:<28}{time}" + (f" ({own:.0e})  " if own else "  ") + "  ".join(cells)
+    time = f"{statistics.median(ours):8.3f} ms" if ours else f"{row['answers'].get(OURS, ['-'])[:1]}"
+    return f"{row['kind']:<30}{row['name']:<28}{time}" + (f" ({own:.0e})  " if own else "  ") + "  ".join(cells)
 
 
 def bound_share(result: dict[str, Any], row: dict[str, Any]) -> float | None:
     """Our share of what the machine can do: the longer of flops at its peak and bytes at its copy bandwidth."""
-    cases = {case.name: case for case in [*CONV, *LINEAR]}
-    case, ours = cases.get(row["name"]), milliseconds(row, OURS)
-    if case is None or not ours:
+    kind, ours = KINDS[row["kind"]], milliseconds(row, OURS)
+    case = ROWS[kind.rows][row["name"]]
+    if kind.rows == "model" or not ours:
         return None
-    twice = 2 if "backward" in row["kind"] else 1
-    seconds = twice * case.flops / result["gflops"] / 1e9
-    if hasattr(case, "input_shape"):
-        size = 4 if result["dtype"] == "float32" else 8
-        shapes = case.input_shape, case.weight_shape, case.output_shape
-        elements = sum(_product(shape) for shape in shapes)
-        seconds = max(seconds, twice * elements * size / result["gigabytes_per_second"] / 1e9)
+    size = 4 if result["dtype"] == "float32" else 8
+    backward = kind.work == "backward"
+    if hasattr(case, "streams"):
+        flops, elements = 0, case.streams[backward] * math.prod(case.shape)
+    else:
+        flops, elements = (2 if backward else 1) * case.flops, (2 if backward else 1) * case.elements
+    seconds = max(flops / result["gflops"], elements * size / result["gigabytes_per_second"]) / 1e9
     return 1e3 * seconds / statistics.median(ours)
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    result = 1
-    for size in shape:
-        result *= size
-    return result
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -103,10 +75,10 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         "; ".join(f"{name} {version}" for name, version in result.get("versions", {}).items()),
     ]
-    for kind in TITLES:
+    for kind in KINDS:
         rows = [row for row in result["rows"] if row["kind"] == kind]
         if rows:
-            lines += ["", f"## {TITLES[kind]}", "", *_table(result, rows)]
+            lines += ["", f"## {KINDS[kind].title}", "", *_table(result, rows)]
     return "\n".join([*lines, ""])
 
 
@@ -119,7 +91,8 @@ def _table(result: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         ours = [a for a in row["answers"][OURS] if "ms" in a]
         if not ours:
-            lines.append(f"| {row['name']} | {row['answers'][OURS]} |" + " |" * (len(peers) + 3))
+            reasons = ", ".join(a["skipped"] for a in row["answers"][OURS][:1])
+            lines.append(f"| {row['name']} | skipped: {reasons} |" + " |" * (len(peers) + 3))
             continue
         share, best, own = bound_share(result, row), headline(row), error(row, OURS)
         cells = [_cell(row, name) for name in peers]
@@ -178,7 +151,7 @@ def chart(result: dict[str, Any], path: Path) -> None:
         panel.set_axisbelow(True)
         mean = geometric_mean(values)
         panel.set_title(
-            f"{TITLES[kind].split(',')[0]}, {kind.replace('_', ' ')}: geometric mean {mean:.2f}", fontsize=10
+            f"{KINDS[kind].title.split(',')[0]}, {kind.replace('_', ' ')}: geometric mean {mean:.2f}", fontsize=10
         )
         panel.set_xlabel("time of the rival / ours (right of 1: numbaconv is faster)", fontsize=8)
     figure.suptitle(f"{result['processor']}, {result['threads']} thread(s), {result['dtype']}", fontsize=10)

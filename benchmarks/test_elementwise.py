@@ -5,53 +5,61 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from . import elementwise
 from .cases import ELEMENTWISE, each
 from .providers import Unavailable
 
+MOST_ERROR = {"float32": 1e-4, "float64": 1e-9}  # relative: wrong is far off, not a little
 
-def expected_forward(row, x):
-    """Some elements of the result in float64, flat, or None where a formula is too long for here."""
-    x = x.astype(float)
-    if row.op == "relu":
-        return np.maximum(x, 0)
-    if row.op == "max_pool2d":
-        n, c, h, w = x.shape
-        return x.reshape(n, c, h // 2, 2, w // 2, 2).max(axis=(3, 5))
-    if row.op == "batch_norm":
-        axes = (0, 2, 3)
-        return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-5)
-    return None
+
+@pytest.fixture
+def arrays(row, rng, dtype):
+    """x, and what else the operation takes, as NumPy arrays."""
+
+    def normal(shape):
+        return rng.standard_normal(shape, dtype=dtype)
+
+    return normal(row.shape), elementwise.operands(row, normal)
+
+
+@pytest.fixture
+def own(row, arrays, provider, layout):
+    """The same as the provider's arrays: x, arguments."""
+    x, others = arrays
+    return provider.array(x, layout), {
+        **row.arguments,
+        **{name: provider.array(a, layout) for name, a in others.items()},
+    }
 
 
 @each(ELEMENTWISE)
-def test_forward(row, rng, dtype, provider, layout, timed):
-    x = rng.standard_normal(row.shape, dtype=dtype)
-    own = provider.array(x, layout)
+def test_forward(row, arrays, own, provider, dtype, timed):
+    x, others = arrays
 
     def check(result):
-        expected = expected_forward(row, x)
-        if expected is not None:
-            np.testing.assert_allclose(provider.to_numpy(result[0]), expected, rtol=0, atol=1e-4)
+        assert elementwise.forward_error(row, provider.to_numpy(result[0]), x, others) < MOST_ERROR[dtype]
 
     nbytes = row.streams[0] * x.nbytes
-    timed(lambda: provider.forward(row.op, own, row.arguments), check, group="elementwise forward", nbytes=nbytes)
+    timed(lambda: provider.forward(row.op, *own), check, group="elementwise forward", nbytes=nbytes)
 
 
 @each(ELEMENTWISE)
-def test_backward(row, rng, dtype, provider, layout, timed):
-    x = rng.standard_normal(row.shape, dtype=dtype)
-    own = provider.array(x, layout)
+def test_backward(row, arrays, own, rng, provider, dtype, layout, timed):
+    x, others = arrays
+    own_x, arguments = own
     try:
-        output, context = provider.forward(row.op, own, row.arguments)
+        output, context = provider.forward(row.op, own_x, arguments)
     except Unavailable as reason:
         pytest.skip(str(reason))
-    grad_output = provider.array(rng.standard_normal(provider.to_numpy(output).shape, dtype=dtype), layout)
+    grad_output = np.asarray(rng.standard_normal(provider.to_numpy(output).shape), dtype)
+    own_grad = provider.array(grad_output, layout)
 
     def check(grad_input):
-        assert provider.to_numpy(grad_input).shape == x.shape
+        error = elementwise.backward_error(row, provider.to_numpy(grad_input), grad_output, x, others)
+        assert error < MOST_ERROR[dtype]
 
     timed(
-        lambda: provider.backward(row.op, grad_output, own, context, row.arguments),
+        lambda: provider.backward(row.op, own_grad, own_x, context, arguments),
         check,
         group="elementwise backward",
         nbytes=row.streams[1] * x.nbytes,

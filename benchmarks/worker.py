@@ -28,15 +28,16 @@ class Worker:
     def __init__(self, provider: Any) -> None:
         self.provider = provider
         self.calls: dict[Any, tuple[Callable[[], Any], float | None]] = {}
-        self.row = ""
+        self.row: Any = None
 
     def answer(self, job: dict[str, Any]) -> dict[str, Any]:
         """{"ms": median, "error": ...} or {"skipped": reason}."""
         from .providers import Unavailable
 
-        if job["row"] != self.row:
+        row = job["group"], job["row"]
+        if row != self.row:
             self.calls.clear()
-            self.row = job["row"]
+            self.row = row
         key = job["kind"], job["layout"], job["dtype"]
         try:
             if key not in self.calls:
@@ -74,14 +75,12 @@ def prepare(provider: Any, job: dict[str, Any]) -> tuple[Callable[[], Any], Call
     """The call to time and what gives its result's error."""
     import numpy as np
 
-    from .cases import CONV, LINEAR
-    from .models import MODELS
+    from .rows import ROWS
 
     rng = np.random.default_rng(zlib.crc32(job["row"].encode()))
     normal = functools.partial(rng.standard_normal, dtype=job["dtype"])
-    named = {row.name: row for row in {"conv": CONV, "linear": LINEAR, "model": MODELS}[job["group"]]}
-    row = named[job["row"]]
-    return {"conv": _conv, "linear": _linear, "model": _model}[job["group"]](provider, job, row, normal)
+    parts = {"conv": _conv, "linear": _linear, "pool": _elementwise, "elementwise": _elementwise, "model": _model}
+    return parts[job["group"]](provider, job, ROWS[job["group"]][job["row"]], normal)
 
 
 def _conv(provider: Any, job: dict[str, Any], row: Any, normal: Any) -> Any:
@@ -118,6 +117,29 @@ def _linear(provider: Any, job: dict[str, Any], row: Any, normal: Any) -> Any:
     return lambda: provider.linear(*own[:3]), lambda y: reference.product_error(
         provider.to_numpy(y), x, weight, bias
     )  # fmt: skip
+
+
+def _elementwise(provider: Any, job: dict[str, Any], row: Any, normal: Any) -> Any:
+    import numpy as np
+
+    from . import elementwise
+
+    x = normal(row.shape)
+    others = elementwise.operands(row, normal)
+    own_x = provider.array(x, job["layout"])
+    arguments = {**row.arguments, **{name: provider.array(a, job["layout"]) for name, a in others.items()}}
+    if job["kind"] == "forward":
+        return lambda: provider.forward(row.op, own_x, arguments), lambda result: elementwise.forward_error(
+            row, provider.to_numpy(result[0]), x, others
+        )
+    output, context = provider.forward(row.op, own_x, arguments)
+    # (A shape of () gives a Python float, whatever the dtype.)
+    grad_output = np.asarray(normal(provider.to_numpy(output).shape), job["dtype"])
+    own_grad = provider.array(grad_output, job["layout"])
+    return (
+        lambda: provider.backward(row.op, own_grad, own_x, context, arguments),
+        lambda result: elementwise.backward_error(row, provider.to_numpy(result), grad_output, x, others),
+    )
 
 
 def _model(provider: Any, job: dict[str, Any], row: Any, normal: Any) -> Any:

@@ -14,8 +14,8 @@ sys.path.insert(0, str(ROOT))
 
 import reference as loops  # noqa: E402
 
-from benchmarks import compare, reference, report  # noqa: E402
-from benchmarks.cases import CONV, ConvRow  # noqa: E402
+from benchmarks import compare, elementwise, reference, report  # noqa: E402
+from benchmarks.cases import CONV, ELEMENTWISE, ConvRow  # noqa: E402
 
 
 def answers(*milliseconds, error=None):
@@ -92,13 +92,60 @@ def test_errors_are_measured_against_the_definition(row, rng):
     assert reference.backward_error(row, gradients, grad_output, x, weight) == pytest.approx(1e-2, rel=1e-6)
 
 
+def by_torch(row, x, others):
+    """(output, what to backpropagate from), by PyTorch."""
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    others = {name: torch.from_numpy(a) for name, a in others.items()}
+    if row.op == "batch_norm":
+        return functional.batch_norm(x, None, None, training=True)
+    return getattr(torch if row.op == "add" else functional, row.op)(x, *others.values(), **row.arguments)
+
+
+SMALL = {4: (2, 3, 8, 12), 2: (5, 7)}
+
+
+@pytest.mark.parametrize("row", ELEMENTWISE, ids=lambda row: row.name)
+def test_errors_of_elementwise_rows_are_measured_against_pytorch(row, rng):
+    torch = pytest.importorskip("torch")
+    row = row._replace(shape=SMALL[len(row.shape)])
+    x = rng.standard_normal(row.shape)
+    others = elementwise.operands(row, rng.standard_normal)
+    own = torch.from_numpy(x).requires_grad_()
+    output = by_torch(row, own, others)
+    values = output.detach().numpy()
+    assert elementwise.forward_error(row, values, x, others) < 1e-12
+    assert elementwise.forward_error(row, values * 1.01, x, others) == pytest.approx(1e-2, rel=1e-6)
+    if row.op != "add":
+        grad_output = rng.standard_normal(values.shape)
+        output.backward(torch.as_tensor(grad_output))
+        error = elementwise.backward_error(row, own.grad.numpy(), np.asarray(grad_output), x, others)
+        assert error < 1e-12
+
+
+def test_bound_share_of_a_row_that_is_bound_by_memory():
+    row = {"kind": "elementwise_backward", "name": "relu_small", "answers": {"numbaconv": answers(2.0)}}
+    result = {"dtype": "float64", "gflops": 1.0, "gigabytes_per_second": 10.0}
+    assert report.bound_share(result, row) == pytest.approx(3 * 64 * 6 * 28 * 28 * 8 / 10e9 / 2e-3)
+
+
 def test_a_whole_comparison(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    options = ["--threads", "1", "--rows", "odd_17_to_5", "--providers", "numbaconv", "numpy_im2col", "scipy"]
+    options = [
+        "--threads",
+        "1",
+        "--rows",
+        "odd_17_to_5,relu_small",
+        "--providers",
+        "numbaconv",
+        "numpy_im2col",
+        "scipy",
+    ]
     compare.main([*options, "--rounds", "1", "--seconds", "0.01", "--output", str(tmp_path)])
     result = json.loads((tmp_path / "compare-float32-1-threads.json").read_text())
     rows = {row["kind"]: row["answers"] for row in result["rows"]}
-    assert set(rows) == {"functional", "functional_channels_first", "prepared", "backward"}
+    names = ("functional", "functional_channels_first", "prepared", "backward", "elementwise", "elementwise_backward")
+    assert set(rows) == set(names)
     assert rows["functional"]["numbaconv"][0]["error"] < 1e-6
     assert rows["functional"]["numpy_im2col"][0]["ms"] > 0
     assert "## backward" in (tmp_path / "compare-float32-1-threads.md").read_text()

@@ -33,11 +33,13 @@ class Numbaconv(Provider):
         return f"{numbaconv.__version__}"
 
     def array(self, x: np.ndarray, layout: str) -> Any:
+        if x.dtype.kind == "i":  # labels
+            return x
         there = numbaconv.to_device(x, self.device)
         return numbaconv.channels_last(there) if x.ndim == 4 and layout == "channels_last" else there
 
     def to_numpy(self, x: Any) -> np.ndarray:
-        return numbaconv.to_host(x)
+        return np.asarray(x) if isinstance(x, float) else numbaconv.to_host(x)
 
     def conv2d(self, row: ConvRow, x: Any, weight: Any, bias: Any) -> Any:
         return F.conv2d(x, weight, bias, **row.arguments)
@@ -87,11 +89,22 @@ class Numbaconv(Provider):
         if op == "batch_norm":
             result = F.batch_norm(x, training=True)
             return result.output, result
-        return getattr(F, op)(x, **arguments), None
+        output = getattr(F, op)(x, **arguments)
+        return output, output
 
     def backward(self, op: str, grad_output: Any, x: Any, context: Any, arguments: dict[str, Any]) -> Any:
+        if op == "add":
+            raise Unavailable("the gradient of a sum is passed on as it is")
         if op == "max_pool2d":
             return F.max_pool2d_backward(grad_output, context, x.shape, **arguments)
+        if op == "avg_pool2d":
+            return F.avg_pool2d_backward(grad_output, x.shape, **arguments)
+        if op == "adaptive_avg_pool2d":
+            return F.adaptive_avg_pool2d_backward(grad_output, x.shape)
+        if op == "cross_entropy":
+            return F.cross_entropy_backward(x, **arguments, grad_output=float(grad_output))
+        if op in ("sigmoid", "tanh"):  # they want their output
+            return getattr(F, f"{op}_backward")(grad_output, context)
         if op == "batch_norm":
             return F.batch_norm_backward(grad_output, x, None, context.mean, context.inverse_std, training=True)[0]
         return getattr(F, f"{op}_backward")(grad_output, x, **arguments)

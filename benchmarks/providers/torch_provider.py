@@ -81,24 +81,47 @@ class Torch(Provider):
 
     def forward(self, op: str, x: Any, arguments: dict[str, Any]) -> tuple[Any, Any]:
         if op == "max_pool2d":
-            return aten.max_pool2d_with_indices(x, [arguments["kernel_size"]] * 2)  # type: ignore[no-any-return]
+            return aten.max_pool2d_with_indices(x, *_windows(arguments))  # type: ignore[no-any-return]
         if op == "batch_norm":
             output, mean, inverse_std = aten.native_batch_norm(x, None, None, None, None, True, 0.1, 1e-5)
             return output, (mean, inverse_std)
-        return getattr(torch.nn.functional, op)(x, **arguments), None
+        if op == "add":
+            return torch.add(x, arguments["y"]), None
+        if op == "cross_entropy":
+            log_softmax = aten._log_softmax(x, 1, False)
+            loss, total = aten.nll_loss_forward(log_softmax, arguments["target"], None, 1, -100)
+            return loss, (log_softmax, total)
+        output = getattr(torch.nn.functional, op)(x, **arguments)
+        return output, output
 
     def backward(self, op: str, grad_output: Any, x: Any, context: Any, arguments: dict[str, Any]) -> Any:
         if op == "relu":
             return aten.threshold_backward(grad_output, x, 0)
         if op == "gelu":
             return aten.gelu_backward(grad_output, x)
+        if op in ("sigmoid", "tanh"):  # they want their output
+            return getattr(aten, f"{op}_backward")(grad_output, context)
         if op == "max_pool2d":
-            size = [arguments["kernel_size"]] * 2
-            return aten.max_pool2d_with_indices_backward(grad_output, x, size, size, [0, 0], [1, 1], False, context)
+            return aten.max_pool2d_with_indices_backward(grad_output, x, *_windows(arguments), [1, 1], False, context)
+        if op == "avg_pool2d":
+            return aten.avg_pool2d_backward(grad_output, x, *_windows(arguments), False, True, None)
+        if op == "adaptive_avg_pool2d":
+            # What autograd does: for one window PyTorch takes `mean`, whose gradient is this.
+            return grad_output.expand(x.shape) / (x.shape[2] * x.shape[3])
         if op == "batch_norm":
             mask = [True, True, True]
             return aten.native_batch_norm_backward(grad_output, x, None, None, None, *context, True, 1e-5, mask)[0]
+        if op == "cross_entropy":
+            log_softmax, total = context
+            grad = aten.nll_loss_backward(grad_output, log_softmax, arguments["target"], None, 1, -100, total)
+            return aten._log_softmax_backward_data(grad, log_softmax, 1, x.dtype)
         raise Unavailable(f"torch has no backward of {op} here")
+
+
+def _windows(arguments: dict[str, Any]) -> list[list[int]]:
+    """Kernel size, stride and padding, as aten's pooling takes them."""
+    size = arguments["kernel_size"]
+    return [[value] * 2 for value in (size, arguments.get("stride", size), arguments.get("padding", 0))]
 
 
 class TorchChannelsLast(Torch):
