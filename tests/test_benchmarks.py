@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 import reference as loops  # noqa: E402
 
-from benchmarks import compare, elementwise, reference, report  # noqa: E402
+from benchmarks import compare, elementwise, memory, reference, report  # noqa: E402
 from benchmarks.cases import CONV, ELEMENTWISE, ConvRow  # noqa: E402
 
 
@@ -163,3 +163,40 @@ def test_a_worker_that_dies_is_reported_and_the_rest_goes_on(monkeypatch):
 def test_samples_are_the_same_every_time():
     assert reference._places((3, 4)) == reference._places((3, 4))
     assert np.max(reference._places((3, 4)), axis=0).tolist() == [2, 3]
+
+
+PEAK = """
+import json
+import numpy as np
+from benchmarks.memory import peak_of
+
+def call():
+    temporary = np.ones(2_000_000)  # 16 MB, of which half is given back before the rest is taken
+    del temporary
+    other = np.ones(1_000_000)
+    return other[:1000] + 1
+
+peak, result = peak_of(call, lambda: None)
+print(json.dumps({"peak": peak, "size": result.size}))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resets the peak through /proc")
+def test_peak_memory_counts_what_is_taken_and_given_back_within_a_call(run_python):
+    found = json.loads(run_python(PEAK, PYTHONPATH=str(ROOT), **memory.ENVIRONMENT))
+    assert found["size"] == 1000
+    assert found["peak"] == pytest.approx(16e6, rel=0.02)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resets the peak through /proc")
+def test_memory_of_the_baseline_is_its_columns(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    options = ["--rows", "lenet_c1", "--providers", "numbaconv", "numpy_im2col"]
+    memory.main([*options, "--no-algorithms", "--output", str(tmp_path)])
+    results = json.loads((tmp_path / "memory-float32.json").read_text())
+    columns, padded = 64 * 25 * 28 * 28 * 4, 64 * 32 * 32 * 4
+    baseline = next(r for r in results if r["provider"] == "numpy_im2col" and r["direction"] == "forward")
+    assert baseline["extra"] == pytest.approx(columns + padded, rel=0.05)
+    ours = next(r for r in results if r["provider"] == "numbaconv" and r["direction"] == "forward")
+    assert (ours["algorithm"], ours["extra"] < 5e6) == ("direct", True)
+    assert "| lenet_c1 | backward |" in (tmp_path / "memory-float32.md").read_text()
