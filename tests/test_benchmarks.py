@@ -194,9 +194,9 @@ def test_memory_of_the_baseline_is_its_columns(tmp_path, monkeypatch, capsys):
     options = ["--rows", "lenet_c1", "--providers", "numbaconv", "numpy_im2col"]
     memory.main([*options, "--no-algorithms", "--output", str(tmp_path)])
     results = json.loads((tmp_path / "memory-float32.json").read_text())
-    columns, padded = 64 * 25 * 28 * 28 * 4, 64 * 32 * 32 * 4
+    columns = 64 * 25 * 28 * 28 * 4  # (the padded input is freed before the output is taken)
     baseline = next(r for r in results if r["provider"] == "numpy_im2col" and r["direction"] == "forward")
-    assert baseline["extra"] == pytest.approx(columns + padded, rel=0.05)
+    assert baseline["extra"] == pytest.approx(columns, rel=0.05)
     ours = next(r for r in results if r["provider"] == "numbaconv" and r["direction"] == "forward")
     assert (ours["algorithm"], ours["extra"] < 5e6) == ("direct", True)
     assert "| lenet_c1 | backward |" in (tmp_path / "memory-float32.md").read_text()
