@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 import reference as loops  # noqa: E402
 
-from benchmarks import compare, elementwise, memory, reference, report  # noqa: E402
+from benchmarks import compare, elementwise, memory, reference, report, start  # noqa: E402
 from benchmarks.cases import CONV, ELEMENTWISE, ConvRow  # noqa: E402
 
 
@@ -200,3 +200,15 @@ def test_memory_of_the_baseline_is_its_columns(tmp_path, monkeypatch, capsys):
     ours = next(r for r in results if r["provider"] == "numbaconv" and r["direction"] == "forward")
     assert (ours["algorithm"], ours["extra"] < 5e6) == ("direct", True)
     assert "| lenet_c1 | backward |" in (tmp_path / "memory-float32.md").read_text()
+
+
+def test_start_measures_imports_and_a_cold_first_convolution(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(start, "USES", {"import": ("numpy", "no_such_module"), "conv2d": ("numbaconv cold",)})
+    start.main(["--rounds", "1", "--threads", "1", "--uses", "import", "conv2d", "--output", str(tmp_path)])
+    results = json.loads((tmp_path / "start-1-threads.json").read_text())
+    (first,) = results["conv2d"]["numbaconv cold"]
+    assert first["second"] < 0.1 < first["first"] < first["process"]
+    assert 0 < results["import"]["numpy"][0]["import"] < 5
+    text = (tmp_path / "start-1-threads.md").read_text()
+    assert "| no_such_module | skipped: ModuleNotFoundError" in text
