@@ -97,7 +97,8 @@ def measure(arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
     result: dict[str, Any] = {
         "processor": machine.processor(), "threads": threads, "dtype": arguments.dtype,
         "rounds": arguments.rounds, "seconds": arguments.seconds, "started": time.strftime("%Y-%m-%d %H:%M"),
-        "gflops": machine.gflops(threads), "gigabytes_per_second": machine.gigabytes_per_second(threads),
+        "gflops": machine.gflops(threads, arguments.dtype),
+        "gigabytes_per_second": machine.gigabytes_per_second(threads),
         "rows": [],
     }  # fmt: skip
     workers: dict[str, Process] = {}

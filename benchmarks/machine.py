@@ -18,19 +18,20 @@ from numba.extending import intrinsic
 from numbaconv.cpu.simd import VECTOR_BYTES
 
 _SUMS, _UNROLLED = 12, 4
-_LANES = VECTOR_BYTES // 4
 
 
 @intrinsic
 def _multiply_add_many(typing_context: Any, count: Any, out: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vector = ir.VectorType(ir.FloatType(), _LANES)
+        bits = signature.args[1].dtype.bitwidth
+        lanes = 8 * VECTOR_BYTES // bits
+        vector = ir.VectorType(ir.FloatType() if bits == 32 else ir.DoubleType(), lanes)
         out = context.make_array(signature.args[1])(context, builder, args[1]).data
         pointer = builder.bitcast(out, ir.PointerType(vector))
-        name = f"llvm.fmuladd.v{_LANES}f32"
+        name = f"llvm.fmuladd.v{lanes}f{bits}"
         multiply_add = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
         x = builder.load(pointer, align=4)
-        sums = [cgutils.alloca_once_value(builder, ir.Constant(vector, [1.0] * _LANES)) for _ in range(_SUMS)]
+        sums = [cgutils.alloca_once_value(builder, ir.Constant(vector, [1.0] * lanes)) for _ in range(_SUMS)]
         with cgutils.for_range(builder, args[0]):
             for _ in range(_UNROLLED):
                 for total in sums:
@@ -58,13 +59,13 @@ def _together(function: Any, arguments: list[tuple[Any, ...]]) -> float:
     return time.perf_counter() - start
 
 
-def gflops(threads: int) -> float:
-    """Measured float32 peak of `threads` threads: 12 independent sums in registers."""
-    count = 1_000_000
-    arguments = [(count, np.zeros(_LANES, np.float32)) for _ in range(threads)]
+def gflops(threads: int, dtype: str = "float32") -> float:
+    """Measured peak of `threads` threads in `dtype`: 12 independent sums in registers."""
+    count, lanes = 1_000_000, VECTOR_BYTES // np.dtype(dtype).itemsize
+    arguments = [(count, np.zeros(lanes, dtype)) for _ in range(threads)]
     _multiply_add(1, arguments[0][1])
     seconds = statistics.median(_together(_multiply_add, arguments) for _ in range(5))
-    return threads * count * _UNROLLED * _SUMS * _LANES * 2 / seconds / 1e9
+    return threads * count * _UNROLLED * _SUMS * lanes * 2 / seconds / 1e9
 
 
 def gigabytes_per_second(threads: int) -> float:

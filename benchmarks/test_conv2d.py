@@ -6,8 +6,7 @@ import pytest
 
 from . import reference
 from .cases import CONV, each
-
-MOST_ERROR = {"float32": 1e-3, "float64": 1e-9}  # relative: wrong is far off, not a little
+from .kinds import MOST_ERROR
 
 GRADIENTS = {
     "backward": (True, True, True),

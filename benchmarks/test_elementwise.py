@@ -7,9 +7,8 @@ import pytest
 
 from . import elementwise
 from .cases import ELEMENTWISE, each
+from .kinds import MOST_ERROR
 from .providers import Unavailable
-
-MOST_ERROR = {"float32": 1e-4, "float64": 1e-9}  # relative: wrong is far off, not a little
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ sys.path.insert(0, str(ROOT))
 
 import reference as loops  # noqa: E402
 
-from benchmarks import compare, elementwise, memory, reference, report, start  # noqa: E402
+from benchmarks import compare, elementwise, memory, reference, report, start, worker  # noqa: E402
 from benchmarks.cases import CONV, ELEMENTWISE, ConvRow  # noqa: E402
+from benchmarks.providers import load  # noqa: E402
 
 
 def answers(*milliseconds, error=None):
@@ -90,6 +91,41 @@ def test_errors_are_measured_against_the_definition(row, rng):
     assert reference.forward_error(row, output * 1.001, x, weight, bias) == pytest.approx(1e-3, rel=1e-6)
     gradients[1] = gradients[1] * 1.01
     assert reference.backward_error(row, gradients, grad_output, x, weight) == pytest.approx(1e-2, rel=1e-6)
+
+
+def test_errors_of_linear_layers_cover_all_three_gradients(rng):
+    x, weight, grad_output = (rng.standard_normal(shape) for shape in ((7, 30), (11, 30), (7, 11)))
+    gradients = [grad_output @ weight, grad_output.T @ x, grad_output.sum(axis=0)]
+    assert reference.linear_backward_error(gradients, grad_output, x, weight) < 1e-14
+    for i in range(3):
+        wrong = [g * 1.01 if i == j else g for j, g in enumerate(gradients)]
+        assert reference.linear_backward_error(wrong, grad_output, x, weight) > 1e-3
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps >= np.finfo(float).eps, reason="long double is no longer here")
+def test_float64_results_are_measured_against_something_longer(rng):
+    row = ConvRow("a", 1, 64, 5, 5, 4, 3)
+    x, weight, bias = (rng.standard_normal(s) for s in (row.input_shape, row.weight_shape, (4,)))
+    windows = np.lib.stride_tricks.sliding_window_view(x.astype(np.longdouble), (3, 3), (2, 3))
+    exact = np.einsum("nchwrs,kcrs->nkhw", windows, weight.astype(np.longdouble)) + bias[:, None, None]
+    assert exact.dtype == np.longdouble
+    assert reference.forward_error(row, exact, x, weight, bias) < 1e-18
+    assert 1e-18 < reference.forward_error(row, exact.astype(float), x, weight, bias) < 2e-16
+
+
+def test_a_wrong_result_gets_no_time(monkeypatch):
+    right = worker.prepare
+
+    def wrong(provider, job):
+        call, check = right(provider, job)
+        return lambda: call() * 1.01, check
+
+    provider = load("numpy_im2col", "cpu", 1)
+    job = {"group": "conv", "row": "odd_17_to_5", "kind": "forward", "layout": "channels_first", "dtype": "float64",
+           "seconds": 0.001}  # fmt: skip
+    assert worker.Worker(provider).answer(job)["error"] < 1e-14
+    monkeypatch.setattr(worker, "prepare", wrong)
+    assert worker.Worker(provider).answer(job)["skipped"].startswith("wrong: its relative error is 1e-02")
 
 
 def by_torch(row, x, others):

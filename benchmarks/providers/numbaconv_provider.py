@@ -57,7 +57,7 @@ class Numbaconv(Provider):
         return lambda: predict(x)
 
     def training_step(self, row: ModelRow, x: Any, labels: Any) -> Callable[[], Any]:
-        model = build(LAYERS[row.name]()).initialize(0).to(self.device)
+        model = build(LAYERS[row.name]()).initialize(0).astype(x.dtype).to(self.device)
         loss = nn.CrossEntropyLoss()
         optimizer = optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
         # As `train.fit` does: one step's activations and gradients lie where the last one's did.
@@ -74,7 +74,7 @@ class Numbaconv(Provider):
         return step
 
     def prediction(self, row: ModelRow, x: Any) -> Callable[[], Any]:
-        predict = build(LAYERS[row.name]()).initialize(0).to(self.device).prepare()
+        predict = build(LAYERS[row.name]()).initialize(0).astype(x.dtype).to(self.device).prepare()
         return lambda: predict(x)
 
     def linear(self, x: Any, weight: Any, bias: Any) -> Any:

@@ -55,7 +55,7 @@ class Torch(Provider):
         )
 
     def training_step(self, row: ModelRow, x: Any, labels: Any) -> Callable[[], Any]:
-        model = build(LAYERS[row.name]()).to(memory_format=self.memory_format)
+        model = build(LAYERS[row.name]()).to(dtype=x.dtype, memory_format=self.memory_format)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
         labels = torch.as_tensor(labels)
 
@@ -70,7 +70,7 @@ class Torch(Provider):
         return step
 
     def prediction(self, row: ModelRow, x: Any) -> Callable[[], Any]:
-        model = build(LAYERS[row.name]()).to(memory_format=self.memory_format).eval()
+        model = build(LAYERS[row.name]()).to(dtype=x.dtype, memory_format=self.memory_format).eval()
         return lambda: model(x)
 
     def linear(self, x: Any, weight: Any, bias: Any) -> Any:
