@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from . import machine, report
 from .kinds import KINDS, OURS
 from .providers import PROVIDERS
 from .rows import ROWS
+from .targets import NATIVE, TARGETS
 
 QUICK_ROWS = (
     "lenet_c1", "alexnet_c1", "alexnet_c2", "vgg_1_1", "vgg_1_2", "vgg_3_2", "vgg_5_2", "resnet_1x1_wide",
@@ -35,11 +37,15 @@ QUICK_ROWS = (
 class Process:
     """A worker: asked one job at a time."""
 
-    def __init__(self, provider: str, threads: int) -> None:
-        command = [sys.executable, "-m", "benchmarks.worker", "--provider", provider, "--threads", str(threads)]
+    def __init__(self, provider: str, threads: int, target: str = NATIVE, cache: str = "") -> None:
+        command = [sys.executable, "-m", "benchmarks.worker", "--provider", provider]
+        command += ["--threads", str(threads), "--target", target]
+        environment = {**os.environ, **TARGETS[target]}
+        if target != NATIVE:
+            environment["NUMBA_CACHE_DIR"] = cache  # what comes from a cache cannot be inspected
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self.name = provider
-        self.process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
+        self.process = subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
         answer = self._read()
         self.version, self.skipped = answer.get("version"), answer.get("skipped")
 
@@ -97,14 +103,13 @@ def measure(arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
     result: dict[str, Any] = {
         "processor": machine.processor(), "threads": threads, "dtype": arguments.dtype,
         "rounds": arguments.rounds, "seconds": arguments.seconds, "started": time.strftime("%Y-%m-%d %H:%M"),
-        "gflops": machine.gflops(threads, arguments.dtype),
-        "gigabytes_per_second": machine.gigabytes_per_second(threads),
-        "rows": [],
+        "target": arguments.target, **machine.facts(threads, arguments.dtype, TARGETS[arguments.target]), "rows": [],
     }  # fmt: skip
     workers: dict[str, Process] = {}
+    cache = tempfile.TemporaryDirectory()
     try:
         for name in arguments.providers:
-            workers[name] = Process(name, threads)
+            workers[name] = Process(name, threads, arguments.target, cache.name)
         result["versions"] = {name: w.version or f"skipped: {w.skipped}" for name, w in workers.items()}
         for kind, job, providers in jobs(arguments):
             row: dict[str, Any] = {"kind": kind, "name": job["row"], "answers": {name: [] for name in providers}}
@@ -122,6 +127,7 @@ def measure(arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
     finally:
         for worker in workers.values():
             worker.stop()
+        cache.cleanup()
     return result
 
 
@@ -134,6 +140,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS), metavar="KIND")
     parser.add_argument("--rows", default="", help="only rows whose name contains this; several with commas")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    parser.add_argument("--target", default=NATIVE, choices=list(TARGETS), help="pretend to be another x86-64 CPU")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.15, help="of calls, per row, library and round")
     parser.add_argument("--quick", action="store_true", help="two minutes: fewer rows, one short round")
@@ -148,6 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     for threads in arguments.threads:
         result = measure(arguments, threads)
         name = f"compare-{arguments.dtype}-{threads}-threads"
+        name += "" if arguments.target == NATIVE else f"-{arguments.target}"
         (arguments.output / f"{name}.json").write_text(json.dumps(result, indent=1))
         text = report.markdown(result)
         (arguments.output / f"{name}.md").write_text(text)

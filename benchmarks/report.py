@@ -10,6 +10,7 @@ from typing import Any
 from .kinds import KINDS, OURS
 from .reference import geometric_mean
 from .rows import ROWS
+from .targets import NATIVE
 
 
 def milliseconds(row: dict[str, Any], provider: str) -> list[float]:
@@ -66,7 +67,7 @@ def bound_share(result: dict[str, Any], row: dict[str, Any]) -> float | None:
 def markdown(result: dict[str, Any]) -> str:
     """Tables of every kind, with geometric means and worst rows."""
     lines = [
-        f"# {result['processor']}, {result['threads']} thread(s), {result['dtype']}, {result['started']}",
+        f"# {_heading(result)}, {result['started']}",
         "",
         f"Measured peak {result['gflops']:.0f} GFLOP/s (multiply-adds), copy "
         f"{result['gigabytes_per_second']:.0f} GB/s. "
@@ -80,6 +81,12 @@ def markdown(result: dict[str, Any]) -> str:
         if rows:
             lines += ["", f"## {KINDS[kind].title}", "", *_table(result, rows)]
     return "\n".join([*lines, ""])
+
+
+def _heading(result: dict[str, Any]) -> str:
+    target = result.get("target", NATIVE)
+    limit = "" if target == NATIVE else f" limited to {target}"
+    return f"{result['processor']}{limit}, {result['threads']} thread(s), {result['dtype']}"
 
 
 def _table(result: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
@@ -154,6 +161,6 @@ def chart(result: dict[str, Any], path: Path) -> None:
             f"{KINDS[kind].title.split(',')[0]}, {kind.replace('_', ' ')}: geometric mean {mean:.2f}", fontsize=10
         )
         panel.set_xlabel("time of the rival / ours (right of 1: numbaconv is faster)", fontsize=8)
-    figure.suptitle(f"{result['processor']}, {result['threads']} thread(s), {result['dtype']}", fontsize=10)
+    figure.suptitle(_heading(result), fontsize=10)
     figure.savefig(path, dpi=110)
     plt.close(figure)

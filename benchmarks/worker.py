@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .kinds import MOST_ERROR
+from .targets import NATIVE, TARGETS
 
 
 def _arguments() -> argparse.Namespace:
@@ -21,14 +22,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--provider", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--target", default=NATIVE, choices=list(TARGETS))
     return parser.parse_args()
 
 
 class Worker:
     """Keeps the calls of the row at hand, so that later rounds only time them."""
 
-    def __init__(self, provider: Any) -> None:
-        self.provider = provider
+    def __init__(self, provider: Any, target: str = NATIVE) -> None:
+        self.provider, self.target = provider, target
+        self.require_target()
         self.calls: dict[Any, tuple[Callable[[], Any], float | None]] = {}
         self.row: Any = None
 
@@ -44,7 +47,9 @@ class Worker:
         try:
             if key not in self.calls:
                 call, check = prepare(self.provider, job)
-                self.calls[key] = call, check(call())
+                error = check(call())
+                self.require_target()
+                self.calls[key] = call, error
             call, error = self.calls[key]
             if error is not None and not error < MOST_ERROR[job["dtype"]]:
                 return {"skipped": f"wrong: its relative error is {error:.0e}"}
@@ -53,6 +58,14 @@ class Worker:
             return {"skipped": str(reason)}
         except Exception as failure:  # a peer's failure is a fact to report, not the end of the comparison
             return {"skipped": f"{type(failure).__name__}: {failure}"}
+
+    def require_target(self) -> None:
+        """Nothing that has run so far used more of the CPU than was asked for."""
+        from .providers import Unavailable
+
+        reason = "" if self.target == NATIVE else self.provider.limited_to(self.target)
+        if reason:
+            raise Unavailable(f"not limited to {self.target}: {reason}")
 
 
 def timing(call: Callable[[], Any], seconds: float) -> dict[str, Any]:
@@ -170,7 +183,7 @@ def main() -> None:
     from .providers import Unavailable, load
 
     try:
-        worker = Worker(load(arguments.provider, arguments.device, arguments.threads))
+        worker = Worker(load(arguments.provider, arguments.device, arguments.threads), arguments.target)
         print(json.dumps({"version": worker.provider.version()}), file=answers, flush=True)
     except Unavailable as reason:
         print(json.dumps({"skipped": str(reason)}), file=answers, flush=True)

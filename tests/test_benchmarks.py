@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import reference as loops  # noqa: E402
 from benchmarks import compare, elementwise, memory, reference, report, start, worker  # noqa: E402
 from benchmarks.cases import CONV, ELEMENTWISE, ConvRow  # noqa: E402
 from benchmarks.providers import load  # noqa: E402
+from numbaconv.cpu.simd import VECTOR_BYTES  # noqa: E402
 
 
 def answers(*milliseconds, error=None):
@@ -194,6 +196,33 @@ def test_a_worker_that_dies_is_reported_and_the_rest_goes_on(monkeypatch):
     worker.process.wait()
     assert "ended" in worker.ask({"row": "seed_5x5"})["skipped"]
     assert "ended" in worker.ask({"row": "seed_5x5"})["skipped"]
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="registers of x86-64")
+@pytest.mark.parametrize("limited", [True, pytest.param(False, marks=pytest.mark.full)])
+def test_a_worker_proves_that_it_kept_to_the_target(limited, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    if not limited:
+        if VECTOR_BYTES < 64:
+            pytest.skip("this CPU has no zmm registers")
+        monkeypatch.setitem(compare.TARGETS, "avx2", {})  # the worker is told to check, its environment limits nothing
+    job = {"group": "conv", "row": "odd_17_to_5", "kind": "forward", "layout": "channels_last", "dtype": "float32",
+           "seconds": 0.001}  # fmt: skip
+    process = compare.Process("numbaconv", 1, "avx2", str(tmp_path))
+    answer = process.ask(job)
+    process.stop()
+    assert process.version, process.skipped
+    if limited:
+        assert answer["ms"] > 0
+    else:
+        assert "zmm" in answer["skipped"]
+
+
+def test_what_cannot_be_limited_is_skipped(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    process = compare.Process("scipy", 1, "avx2", str(tmp_path))
+    process.stop()
+    assert "scipy cannot be limited to avx2" in process.skipped
 
 
 def test_samples_are_the_same_every_time():

@@ -33,6 +33,10 @@ class Provider:
         """Version of the library."""
         raise NotImplementedError
 
+    def limited_to(self, target: str) -> str:
+        """Empty if all that has run so far kept to a target of `targets.py`, else why not."""
+        return f"{self.name} cannot be limited to {target}"
+
     def array(self, x: Any, layout: str) -> Any:
         """A NumPy array as this library takes it; 4 axes lie in memory as `layout` says."""
         raise NotImplementedError

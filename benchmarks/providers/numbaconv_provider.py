@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 import numbaconv
-from numbaconv import backend, nn, optim
+from numbaconv import backend, jit, nn, optim
 from numbaconv import functional as F
 
 from ..cases import ConvRow, pair
 from ..models import LAYERS, Layers, ModelRow
+from ..targets import FORBIDDEN
 from .base import Needs, Provider, Unavailable
 
 
@@ -28,9 +29,24 @@ class Numbaconv(Provider):
         except numbaconv.errors.DeviceError as error:
             raise Unavailable(str(error)) from None
         numbaconv.set_num_threads(threads)
+        self.inspected: dict[Any, str] = {}  # (kernel, signature) to the registers in it
 
     def version(self) -> str:
         return f"{numbaconv.__version__}"
+
+    def limited_to(self, target: str) -> str:
+        for kernel in jit._kernels:
+            for signature in kernel.signatures:
+                key = kernel, signature
+                if signature in kernel.stats.cache_hits:
+                    return "kernels from a cache cannot be inspected: NUMBA_CACHE_DIR must be an empty directory"
+                if key not in self.inspected:
+                    code = kernel.inspect_asm(signature)
+                    self.inspected[key] = " ".join(register for register in ("ymm", "zmm") if register in code)
+                for register in FORBIDDEN[target]:
+                    if register in self.inspected[key]:
+                        return f"{kernel.py_func.__name__} uses {register} registers"
+        return ""
 
     def array(self, x: np.ndarray, layout: str) -> Any:
         if x.dtype.kind == "i":  # labels

@@ -44,6 +44,13 @@ class NumpyIm2col(Provider):
     def version(self) -> str:
         return np.__version__
 
+    def limited_to(self, target: str) -> str:
+        features = np._core._multiarray_umath.__cpu_features__
+        wide = [name for name in ("X86_V3", "X86_V4") if features.get(name)]
+        if target != "avx2" or "X86_V4" in wide:
+            return f"its loops are those for {wide[-1:]}" if wide else ""
+        return ""
+
     def array(self, x: np.ndarray, layout: str) -> np.ndarray:
         if x.ndim == 4 and layout == "channels_last":
             return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)

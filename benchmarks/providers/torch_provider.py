@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from ..cases import ConvRow, pair
 from ..models import LAYERS, Layers, ModelRow
+from ..targets import TARGETS
 from .base import Needs, Provider, Unavailable
 
 aten = torch.ops.aten
@@ -31,6 +33,14 @@ class Torch(Provider):
 
     def version(self) -> str:
         return str(torch.__version__)
+
+    def limited_to(self, target: str) -> str:
+        capability = torch.backends.cpu.get_cpu_capability()
+        asked = TARGETS[target]
+        if capability.lower() != asked["ATEN_CPU_CAPABILITY"]:
+            return f"its kernels are those for {capability}"
+        wrong = [name for name, value in asked.items() if os.environ.get(name) != value]
+        return f"{wrong[0]} is not set for {target}" if wrong else ""
 
     def array(self, x: np.ndarray, layout: str) -> torch.Tensor:
         tensor = torch.from_numpy(x).to(self.device)
