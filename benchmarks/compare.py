@@ -152,18 +152,24 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--providers must include {OURS}, which the others are compared with")
     arguments.stopped = False
     arguments.output.mkdir(parents=True, exist_ok=True)
+    results = []
+    suffix = "" if arguments.target == NATIVE else f"-{arguments.target}"
     for threads in arguments.threads:
-        result = measure(arguments, threads)
-        name = f"compare-{arguments.dtype}-{threads}-threads"
-        name += "" if arguments.target == NATIVE else f"-{arguments.target}"
-        (arguments.output / f"{name}.json").write_text(json.dumps(result, indent=1))
-        text = report.markdown(result)
-        (arguments.output / f"{name}.md").write_text(text)
-        report.chart(result, arguments.output / f"{name}.png")
+        results.append(measure(arguments, threads))
+        path = arguments.output / f"compare-{arguments.dtype}-{threads}-threads{suffix}"
+        path.with_suffix(".json").write_text(json.dumps(results[-1], indent=1))
+        text = report.markdown(results[-1])
+        path.with_suffix(".md").write_text(text)
+        report.chart(results[-1], path.with_suffix(".png"))
         print(text)
-        print(f"written: {arguments.output / name}.json, .md, .png")
+        print(f"written: {path}.json, .md, .png")
         if arguments.stopped:
             break
+    if len(results) > 1:
+        path = arguments.output / f"scaling-{arguments.dtype}{suffix}.md"
+        path.write_text(report.scaling(results))
+        print(report.scaling(results))
+        print(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,13 @@ def milliseconds(row: dict[str, Any], provider: str) -> list[float]:
 
 def ratio(row: dict[str, Any], provider: str) -> float | None:
     """Median over the rounds of its time over ours; None where one of them has none."""
-    pairs = list(zip(milliseconds(row, OURS), milliseconds(row, provider), strict=False))
-    return statistics.median(theirs / ours for ours, theirs in pairs) if pairs else None
+    ratios = _ratios(row, provider)
+    return statistics.median(ratios) if ratios else None
+
+
+def _ratios(row: dict[str, Any], provider: str) -> list[float]:
+    """One a round."""
+    return [theirs / ours for ours, theirs in zip(milliseconds(row, OURS), milliseconds(row, provider), strict=False)]
 
 
 def headline(row: dict[str, Any]) -> tuple[float, str] | None:
@@ -48,20 +53,23 @@ def line(row: dict[str, Any]) -> str:
     return f"{row['kind']:<30}{row['name']:<28}{time}" + (f" ({own:.0e})  " if own else "  ") + "  ".join(cells)
 
 
-def bound_share(result: dict[str, Any], row: dict[str, Any]) -> float | None:
-    """Our share of what the machine can do: the longer of flops at its peak and bytes at its copy bandwidth."""
+def shares(result: dict[str, Any], row: dict[str, Any]) -> tuple[float, float] | None:
+    """Our shares of the machine's measured peaks: of multiply-adds (direct convolution's), and of copy bandwidth.
+
+    Bytes are those of the arrays that go in and come out, once. None for whole models.
+    """
     kind, ours = KINDS[row["kind"]], milliseconds(row, OURS)
     case = ROWS[kind.rows][row["name"]]
     if kind.rows == "model" or not ours:
         return None
-    size = 4 if result["dtype"] == "float32" else 8
     backward = kind.work == "backward"
     if hasattr(case, "streams"):
         flops, elements = 0, case.streams[backward] * math.prod(case.shape)
     else:
         flops, elements = (2 if backward else 1) * case.flops, (2 if backward else 1) * case.elements
-    seconds = max(flops / result["gflops"], elements * size / result["gigabytes_per_second"]) / 1e9
-    return 1e3 * seconds / statistics.median(ours)
+    seconds = statistics.median(ours) / 1e3
+    nbytes = elements * (4 if result["dtype"] == "float32" else 8)
+    return flops / result["gflops"] / seconds / 1e9, nbytes / result["gigabytes_per_second"] / seconds / 1e9
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -76,6 +84,7 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         "; ".join(f"{name} {version}" for name, version in result.get("versions", {}).items()),
     ]
+    lines += _summary(result)
     for kind in KINDS:
         rows = [row for row in result["rows"] if row["kind"] == kind]
         if rows:
@@ -92,21 +101,22 @@ def _heading(result: dict[str, Any]) -> str:
 def _table(result: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
     peers = [name for name in rows[0]["answers"] if name != OURS]
     lines = [
-        "| row | ours, ms | p10 to p90 | share of bound | headline | " + " | ".join(peers) + " |",
-        "|---|---|---|---|---|" + "---|" * len(peers),
+        "| row | ours, ms | p10 to p90 | of FMA peak | of copy | headline | " + " | ".join(peers) + " |",
+        "|---|---|---|---|---|---|" + "---|" * len(peers),
     ]
     for row in rows:
         ours = [a for a in row["answers"][OURS] if "ms" in a]
         if not ours:
             reasons = ", ".join(a["skipped"] for a in row["answers"][OURS][:1])
-            lines.append(f"| {row['name']} | skipped: {reasons} |" + " |" * (len(peers) + 3))
+            lines.append(f"| {row['name']} | skipped: {reasons} |" + " |" * (len(peers) + 4))
             continue
-        share, best, own = bound_share(result, row), headline(row), error(row, OURS)
+        best, own = headline(row), error(row, OURS)
         cells = [_cell(row, name) for name in peers]
+        ratio_cell = "-" if best is None else f"**{best[0]:.2f}**{_range(row, best[1])}"
         lines.append(
             f"| {row['name']} | {statistics.median(a['ms'] for a in ours):.3f}{_error(own)} | "
             f"{min(a['p10'] for a in ours):.3f} to {max(a['p90'] for a in ours):.3f} | "
-            f"{'-' if share is None else f'{100 * share:.0f} %'} | {'-' if best is None else f'**{best[0]:.2f}**'} | "
+            f"{' | '.join(_shares(result, row))} | {ratio_cell} | "
             + " | ".join(cells) + " |"
         )  # fmt: skip
     found = [h for row in rows if (h := headline(row)) is not None]
@@ -118,6 +128,72 @@ def _table(result: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
             f"({worst['name']}, {min(found)[1]}), {sum(h[0] < 1 for h in found)} of {len(found)} rows below 1.",
         ]
     return lines
+
+
+def _shares(result: dict[str, Any], row: dict[str, Any]) -> list[str]:
+    """Of FMA peak, of copy bandwidth; what does not count for a row is left out."""
+    return ["-" if not share else f"{100 * share:.0f} %" for share in shares(result, row) or (None, None)]
+
+
+def _range(row: dict[str, Any], provider: str) -> str:
+    """Least and greatest ratio of the rounds, where there are several."""
+    ratios = _ratios(row, provider)
+    return f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
+
+
+def _summary(result: dict[str, Any]) -> list[str]:
+    """Every convolution's headline ratios side by side."""
+    kinds = [kind for kind in KINDS if KINDS[kind].rows == "conv" and any(r["kind"] == kind for r in result["rows"])]
+    if not kinds:
+        return []
+    found = {(row["name"], row["kind"]): headline(row) for row in result["rows"]}
+    names = list(dict.fromkeys(row["name"] for row in result["rows"] if row["kind"] in kinds))
+    lines = [
+        "",
+        "## convolutions, headline ratios",
+        "",
+        f"| row | {' | '.join(kinds)} |",
+        "|---|" + "---|" * len(kinds),
+    ]
+    for name in names:
+        cells = []
+        for kind in kinds:
+            best = found.get((name, kind))
+            shown = best and best[1] if len(KINDS[kind].rivals) > 1 else ""
+            cells.append("-" if best is None else f"{best[0]:.2f} {shown}".strip())
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    means = [geometric_mean([h[0] for n in names if (h := found.get((n, kind)))]) for kind in kinds]
+    return [*lines, f"| **geometric mean** | {' | '.join(f'**{mean:.2f}**' for mean in means)} |"]
+
+
+def scaling(results: list[dict[str, Any]]) -> str:
+    """How much faster the run with the most threads was than the one with the fewest, library by library."""
+    few, many = (pick(results, key=lambda result: result["threads"]) for pick in (min, max))
+    lines = [
+        f"# {_heading(many)}: times with {few['threads']} thread(s) over times with {many['threads']}", "",
+        "Geometric means over the rows; the two runs follow each other.", "",
+    ]  # fmt: skip
+    peers = [name for name in few.get("versions", {}) if name != OURS]
+    lines += [f"| kind | {OURS} | its worst row | {' | '.join(peers)} |", "|---|---|---|" + "---|" * len(peers)]
+    for kind in KINDS:
+        gains = {name: _gains(few, many, kind, name) for name in [OURS, *peers]}
+        if not gains[OURS]:
+            continue
+        worst = min(gains[OURS], key=lambda row: gains[OURS][row])
+        cells = [f"{geometric_mean(list(gains[name].values())):.2f}" if gains[name] else "-" for name in peers]
+        mean = geometric_mean(list(gains[OURS].values()))
+        lines.append(f"| {kind} | **{mean:.2f}** | {gains[OURS][worst]:.2f} {worst} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _gains(few: dict[str, Any], many: dict[str, Any], kind: str, provider: str) -> dict[str, float]:
+    """Time with few threads over time with many, of the rows both runs have."""
+    slow, fast = (
+        {row["name"]: statistics.median(ms) for row in result["rows"]
+         if row["kind"] == kind and (ms := milliseconds(row, provider))}
+        for result in (few, many)
+    )  # fmt: skip
+    return {name: slow[name] / fast[name] for name in slow if name in fast}
 
 
 def _error(value: float | None) -> str:

@@ -55,7 +55,20 @@ def test_the_report_shows_every_row_and_the_worst():
     assert "3.00 (3e-07)" in text
     assert "Geometric mean **1.50**, worst **1.50**" in text
     seconds = 2 * 256 * 256 * 9 * 56 * 56 / 100e9
-    assert report.bound_share(result, ROW) == pytest.approx(seconds / 2e-3)
+    nbytes = 4 * (2 * 256 * 56 * 56 + 256 * 256 * 9)
+    assert report.shares(result, ROW) == pytest.approx((seconds / 2e-3, nbytes / 10e9 / 2e-3))
+    assert "| vgg_3_2 | 1.50 onnxruntime |" in text
+    assert "**1.50** (0.50 to 1.50)" in text
+
+
+def test_scaling_is_time_with_few_threads_over_time_with_many():
+    results = []
+    for threads, ms in ((1, 6.0), (2, 4.0)):
+        rows = [{**ROW, "name": n, "answers": {"numbaconv": answers(t), "torch": answers(ms)}}
+                for n, t in (("vgg_3_2", ms * ms), ("seed_5x5", 2.0))]  # fmt: skip
+        results.append({"processor": "P", "threads": threads, "dtype": "float32", "rows": rows,
+                        "versions": {"numbaconv": "1", "torch": "2"}})  # fmt: skip
+    assert "| prepared | **1.50** | 1.00 seed_5x5 | 1.50 |" in report.scaling(results)
 
 
 def test_the_chart_is_written(tmp_path):
@@ -161,10 +174,10 @@ def test_errors_of_elementwise_rows_are_measured_against_pytorch(row, rng):
         assert error < 1e-12
 
 
-def test_bound_share_of_a_row_that_is_bound_by_memory():
+def test_shares_of_a_row_that_is_bound_by_memory():
     row = {"kind": "elementwise_backward", "name": "relu_small", "answers": {"numbaconv": answers(2.0)}}
     result = {"dtype": "float64", "gflops": 1.0, "gigabytes_per_second": 10.0}
-    assert report.bound_share(result, row) == pytest.approx(3 * 64 * 6 * 28 * 28 * 8 / 10e9 / 2e-3)
+    assert report.shares(result, row) == pytest.approx((0, 3 * 64 * 6 * 28 * 28 * 8 / 10e9 / 2e-3))
 
 
 def test_a_whole_comparison(tmp_path, monkeypatch, capsys):
