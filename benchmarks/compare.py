@@ -27,6 +27,7 @@ from .providers import PROVIDERS
 from .rows import ROWS
 from .targets import NATIVE, TARGETS
 
+REFERENCE = "torch"
 QUICK_ROWS = (
     "lenet_c1", "alexnet_c1", "alexnet_c2", "vgg_1_1", "vgg_1_2", "vgg_3_2", "vgg_5_2", "resnet_1x1_wide",
     "resnet_3x3_stride2", "mobilenet_depthwise", "resnext_groups32", "small_call", "max_pool_3x3_resnet",
@@ -114,6 +115,10 @@ def measure(arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
         for kind, job, providers in jobs(arguments):
             row: dict[str, Any] = {"kind": kind, "name": job["row"], "answers": {name: [] for name in providers}}
             result["rows"].append(row)
+            if job["group"] == "model" and REFERENCE in workers:
+                # Of whole models there is no other reference than a library in float64.
+                answer = workers[REFERENCE].ask({**job, "dtype": "float64", "is_reference": True})
+                job |= {"expected": answer["values"]} if "values" in answer else {}
             for _ in range(arguments.rounds):
                 for name in providers:
                     answers = row["answers"][name]

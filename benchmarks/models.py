@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import zlib
 from typing import Any, NamedTuple
+
+import numpy as np
 
 
 class ModelRow(NamedTuple):
@@ -61,3 +65,11 @@ def resnet18_cifar() -> Layers:
 
 
 LAYERS = {"lenet5_batch64": lenet5, "vgg_cifar_batch64": vgg_cifar, "resnet18_cifar_batch64": resnet18_cifar}
+
+
+def initial(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A parameter's first value, the same in every library: He normal, ones for a norm's weight, zeros for a bias."""
+    if len(shape) > 1:
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        return rng.standard_normal(shape, dtype="float32") * np.float32(math.sqrt(2 / math.prod(shape[1:])))
+    return np.full(shape, float(name.endswith("weight")), np.float32)

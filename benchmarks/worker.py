@@ -45,6 +45,9 @@ class Worker:
             self.row = row
         key = job["kind"], job["layout"], job["dtype"]
         try:
+            if job.get("is_reference"):
+                call, check = prepare(self.provider, job)
+                return {"values": check(call())}
             if key not in self.calls:
                 call, check = prepare(self.provider, job)
                 error = check(call())
@@ -165,10 +168,25 @@ def _model(provider: Any, job: dict[str, Any], row: Any, normal: Any) -> Any:
     import numpy as np
 
     batch = 1 if job["kind"] == "predict_one" else row.input_shape[0]
-    x = provider.array(normal((batch, *row.input_shape[1:])), "channels_first")
+    # Drawn in float32 whatever the dtype, so that the reference sees the same numbers.
+    x = normal((batch, *row.input_shape[1:]), dtype="float32").astype(job["dtype"])
+    x = provider.array(x, "channels_first")
     if job["kind"] == "predict_one":
-        return provider.prediction(row, x), lambda y: None
-    return provider.training_step(row, x, np.arange(batch) % 10), lambda loss: None
+        call = provider.prediction(row, x)
+    else:
+        call = provider.training_step(row, x, np.arange(batch) % 10)
+
+    def check(first: Any) -> Any:
+        """Error of the prediction, or of the losses of three steps: the later ones depend on every gradient."""
+        if job["kind"] == "predict_one":
+            values = np.ravel(provider.to_numpy(first)).astype(float)
+        else:
+            values = np.array([first, call(), call()], float)
+        if "expected" not in job:
+            return values.tolist() if job.get("is_reference") else None
+        return float(np.linalg.norm(values - job["expected"]) / np.linalg.norm(job["expected"]))
+
+    return call, check
 
 
 def main() -> None:

@@ -202,6 +202,16 @@ def test_a_whole_comparison(tmp_path, monkeypatch, capsys):
     assert "## backward" in (tmp_path / "compare-float32-1-threads.md").read_text()
 
 
+def test_training_steps_are_checked_against_pytorch_in_float64(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(ROOT)
+    options = ["--rounds", "1", "--seconds", "0.01", "--output", str(tmp_path), "--threads", "1"]
+    compare.main(["--rows", "lenet5", "--kinds", "train", "predict_one", "--providers", "numbaconv", "torch", *options])
+    for row in json.loads((tmp_path / "compare-float32-1-threads.json").read_text())["rows"]:
+        for provider in ("numbaconv", "torch"):
+            assert 0 < row["answers"][provider][0]["error"] < 1e-5
+
+
 def test_a_worker_that_dies_is_reported_and_the_rest_goes_on(monkeypatch):
     monkeypatch.chdir(ROOT)
     worker = compare.Process("numpy_im2col", 1)

@@ -12,7 +12,7 @@ from numbaconv import backend, jit, nn, optim
 from numbaconv import functional as F
 
 from ..cases import ConvRow, pair
-from ..models import LAYERS, Layers, ModelRow
+from ..models import LAYERS, Layers, ModelRow, initial
 from ..targets import FORBIDDEN
 from .base import Needs, Provider, Unavailable
 
@@ -72,8 +72,14 @@ class Numbaconv(Provider):
         predict = nn.Sequential(layer).prepare()
         return lambda: predict(x)
 
+    def _model(self, row: ModelRow, x: Any) -> nn.Sequential:
+        model = build(LAYERS[row.name]())
+        for name, parameter in model.named_parameters():
+            parameter.data = initial(name, parameter.shape)
+        return model.astype(x.dtype).to(self.device)
+
     def training_step(self, row: ModelRow, x: Any, labels: Any) -> Callable[[], Any]:
-        model = build(LAYERS[row.name]()).initialize(0).astype(x.dtype).to(self.device)
+        model = self._model(row, x)
         loss = nn.CrossEntropyLoss()
         optimizer = optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
         # As `train.fit` does: one step's activations and gradients lie where the last one's did.
@@ -90,7 +96,7 @@ class Numbaconv(Provider):
         return step
 
     def prediction(self, row: ModelRow, x: Any) -> Callable[[], Any]:
-        predict = build(LAYERS[row.name]()).initialize(0).astype(x.dtype).to(self.device).prepare()
+        predict = self._model(row, x).prepare()
         return lambda: predict(x)
 
     def linear(self, x: Any, weight: Any, bias: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..cases import ConvRow, pair
-from ..models import LAYERS, Layers, ModelRow
+from ..models import LAYERS, Layers, ModelRow, initial
 from ..targets import TARGETS
 from .base import Needs, Provider, Unavailable
 
@@ -64,8 +64,14 @@ class Torch(Provider):
             grad_output, x, weight, [row.out_channels], *pairs, False, [0, 0], row.groups, list(needs)
         )
 
+    def _model(self, row: ModelRow, x: Any) -> nn.Sequential:
+        model = build(LAYERS[row.name]())
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.from_numpy(initial(name, tuple(parameter.shape))))
+        return model.to(dtype=x.dtype, memory_format=self.memory_format)
+
     def training_step(self, row: ModelRow, x: Any, labels: Any) -> Callable[[], Any]:
-        model = build(LAYERS[row.name]()).to(dtype=x.dtype, memory_format=self.memory_format)
+        model = self._model(row, x)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
         labels = torch.as_tensor(labels)
 
@@ -80,7 +86,7 @@ class Torch(Provider):
         return step
 
     def prediction(self, row: ModelRow, x: Any) -> Callable[[], Any]:
-        model = build(LAYERS[row.name]()).to(dtype=x.dtype, memory_format=self.memory_format).eval()
+        model = self._model(row, x).eval()
         return lambda: model(x)
 
     def linear(self, x: Any, weight: Any, bias: Any) -> Any:
