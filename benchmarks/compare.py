@@ -31,7 +31,8 @@ REFERENCE = "torch"
 QUICK_ROWS = (
     "lenet_c1", "alexnet_c1", "alexnet_c2", "vgg_1_1", "vgg_1_2", "vgg_3_2", "vgg_5_2", "resnet_1x1_wide",
     "resnet_3x3_stride2", "mobilenet_depthwise", "resnext_groups32", "small_call", "max_pool_3x3_resnet",
-    "avg_pool_densenet", "relu_large", "batch_norm", "cross_entropy_1000",
+    "avg_pool_densenet", "relu_large", "batch_norm", "cross_entropy_1000", "lenet_fc1", "vgg_fc2",
+    "lenet5_batch64",
 )  # fmt: skip
 
 

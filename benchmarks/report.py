@@ -217,25 +217,30 @@ def chart(result: dict[str, Any], path: Path) -> None:
     kinds = [k for k in ("functional", "prepared", "backward") if any(r["kind"] == k for r in result["rows"])]
     if not kinds:
         return
-    most = max(sum(row["kind"] == kind for row in result["rows"]) for kind in kinds)
+    shown: dict[str, list[tuple[str, float]]] = {kind: [] for kind in kinds}
+    for row in result["rows"]:
+        if row["kind"] in shown and (best := headline(row)) is not None:
+            shown[row["kind"]].append((row["name"], best[0]))
+    values = [value for rows in shown.values() for _, value in rows]
+    limits = min(0.45, min(values, default=1) / 1.2), max(2.2, max(values, default=1) * 1.2)
+    ticks = [2.0**i for i in range(math.ceil(math.log2(limits[0])), math.floor(math.log2(limits[1])) + 1)]
     figure, panels = plt.subplots(
-        1, len(kinds), figsize=(5.2 * len(kinds), 1.4 + 0.24 * most), squeeze=False, constrained_layout=True
-    )
+        1, len(kinds), figsize=(5.2 * len(kinds), 1.4 + 0.24 * max(map(len, shown.values()))), squeeze=False,
+        constrained_layout=True,
+    )  # fmt: skip
     for panel, kind in zip(panels[0], kinds, strict=True):
-        found = [(row["name"], h[0]) for row in result["rows"] if row["kind"] == kind and (h := headline(row))]
-        names, values = [name for name, _ in found][::-1], [value for _, value in found][::-1]
-        panel.barh(names, values, color=["#2a7f9e" if value >= 1 else "#c8553d" for value in values], height=0.7)
-        panel.axvline(1, color="black", linewidth=1)
+        rows = shown[kind][::-1]
         panel.set_xscale("log", base=2)
-        panel.set_xticks([0.25, 0.5, 1, 2, 4, 8], ["1/4", "1/2", "1", "2", "4", "8"])
-        panel.set_xlim(min(0.4, min(values, default=1) * 0.8), max(4, max(values, default=1) * 1.3))
+        for name, value in rows:
+            panel.barh(name, value - 1, left=1, color="#2a7f9e" if value >= 1 else "#c8553d", height=0.7)
+        panel.axvline(1, color="black", linewidth=1)
+        panel.set_xticks(ticks, [f"{t:.0f}" if t >= 1 else f"1/{1 / t:.0f}" for t in ticks])
+        panel.set_xlim(*limits)
         panel.tick_params(labelsize=8)
         panel.grid(axis="x", alpha=0.3)
         panel.set_axisbelow(True)
-        mean = geometric_mean(values)
-        panel.set_title(
-            f"{KINDS[kind].title.split(',')[0]}, {kind.replace('_', ' ')}: geometric mean {mean:.2f}", fontsize=10
-        )
+        mean = geometric_mean([value for _, value in rows])
+        panel.set_title(f"{KINDS[kind].title}\ngeometric mean {mean:.2f}", fontsize=8)
         panel.set_xlabel("time of the rival / ours (right of 1: numbaconv is faster)", fontsize=8)
     figure.suptitle(_heading(result), fontsize=10)
     figure.savefig(path, dpi=110)

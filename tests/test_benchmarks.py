@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -246,6 +247,16 @@ def test_what_cannot_be_limited_is_skipped(monkeypatch, tmp_path):
     process = compare.Process("scipy", 1, "avx2", str(tmp_path))
     process.stop()
     assert "scipy cannot be limited to avx2" in process.skipped
+
+
+def test_timing_repeats_all_but_very_slow_calls(monkeypatch):
+    calls = []
+    found = worker.timing(lambda: calls.append(time.sleep(0.005)), 0.05)
+    assert 3 <= found["calls"] < len(calls)
+    assert 5 <= found["p10"] <= found["ms"] <= found["p90"]
+    calls.clear()
+    monkeypatch.setattr(worker, "MOST_SECONDS", 0.001)
+    assert worker.timing(lambda: calls.append(time.sleep(0.005)), 0.001)["calls"] == len(calls) == 1
 
 
 def test_samples_are_the_same_every_time():

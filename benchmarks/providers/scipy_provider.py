@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..cases import ConvRow, pair
 from .base import Provider, Unavailable
 
 MOST_CALLS = 3000
+MOST_PRODUCTS = 2e9  # some two seconds
 
 
 class Scipy(Provider):
@@ -31,6 +33,8 @@ class Scipy(Provider):
     def conv2d(self, row: ConvRow, x: Any, weight: Any, bias: Any) -> np.ndarray:
         if row.batch * row.in_channels * row.out_channels > MOST_CALLS:
             raise Unavailable("one call per image and pair of channels would take too long")
+        if row.batch * row.out_channels * math.prod(row.input_shape[1:]) * math.prod(pair(row.kernel)) > MOST_PRODUCTS:
+            raise Unavailable("correlate2d computes every position, also between strides: it would take too long")
         if pair(row.dilation) != (1, 1) or row.groups != 1:
             raise Unavailable("correlate2d has no dilation or groups")
         (top, left) = pair(row.padding)
