@@ -5,9 +5,11 @@ source pixel (i * row_step + tap row, j * column_step + tap column) with that ta
 grid with all taps. The input-gradient is one grid per residue class of the stride, each with the taps that reach it:
 dense work, no scatter (Zhang et al. 2018, "High Performance Zero-Memory Overhead Direct Convolutions").
 
-Loop order: task (a block of columns, an image, a run of pixels) > tile of 6 or 12 pixels > segments of at most
+Loop order: task (an image, a run of pixels, a block of columns) > tile of 6 or 12 pixels > segments of at most
 `TERMS` terms (taps, then depth) > the register tile. A pixel that falls in the padding is read from a page of zeros,
-found by its distance from the source, so that no padded copy is made and the inner loop has no branch.
+found by its distance from the source, so that no padded copy is made and the inner loop has no branch. The blocks of
+columns of one run of pixels follow each other, so that its part of the source is fetched once (with all pixels of a
+block first, 1x1 layers read the source from memory once per block: 55 to 70 % of peak instead of 85 to 95).
 
 Cost: 2 * pixels * columns * taps * depth flops. Per multiply-add the wide tile loads 10/24 values, all from the first
 two cache levels; the weights of one block (taps * depth * 64 values) are read once per tile of pixels.
@@ -154,10 +156,12 @@ def _correlate(first, end, source, page, weight, bias, out, sizes, taps, wide, f
     chunks = (pixels + grid.chunk - 1) // grid.chunk
     per_call = max(1, TERMS // grid.depth)
     none = out.dtype.type(-np.inf)
+    blocks = grid.groups * grid.blocks
     for task in range(first, end):
-        block = task // (grid.images * chunks)  # over groups and their blocks
-        image = task // chunks - block * grid.images
-        chunk = task - (block * grid.images + image) * chunks
+        place = task // blocks
+        block = task - place * blocks  # over groups and their blocks
+        image = place // chunks
+        chunk = place - image * chunks
         group = block // grid.blocks
         column = (block - group * grid.blocks) * grid.block
         count = min(grid.block, grid.width - column)
@@ -166,11 +170,11 @@ def _correlate(first, end, source, page, weight, bias, out, sizes, taps, wide, f
         for tap in range(tap_count):
             weight_offsets[tap] = block * grid.weight_block + taps[tap, 2] * grid.depth * grid.block
         last = min(pixels, (chunk + 1) * grid.chunk) - 1
-        for start in range(chunk * grid.chunk, last + 1, rows):
+        pixel = chunk * grid.chunk
+        i = pixel // grid.columns
+        j = pixel - i * grid.columns
+        for _ in range(pixel, last + 1, rows):
             for m in range(rows):
-                pixel = min(start + m, last)
-                i = pixel // grid.columns
-                j = pixel - i * grid.columns
                 out_offsets[m] = i * grid.out_row + j * grid.out_column
                 for tap in range(tap_count):
                     h = i * grid.row_step + taps[tap, 0]
@@ -178,14 +182,19 @@ def _correlate(first, end, source, page, weight, bias, out, sizes, taps, wide, f
                     inside = 0 <= h < grid.source_height and 0 <= w < grid.source_width
                     at = source_image + (h * grid.source_width + w) * grid.source_pixel
                     source_offsets[tap * rows + m] = at if inside else zeros
+                if pixel < last:  # those beyond repeat it
+                    pixel += 1
+                    j += 1
+                    if j == grid.columns:
+                        i, j = i + 1, 0
             tap = 0
             while tap == 0 or tap < tap_count:  # a grid that no tap reaches still gets its bias
                 outer = min(per_call, tap_count - tap)
-                for j in range(0, grid.depth, TERMS):
-                    last_segment = tap + outer >= tap_count and j + TERMS >= grid.depth
-                    _tile(wide, source, j, source_offsets, tap * rows, weight, j * grid.block, weight_offsets, tap,
+                for d in range(0, grid.depth, TERMS):
+                    last_segment = tap + outer >= tap_count and d + TERMS >= grid.depth
+                    _tile(wide, source, d, source_offsets, tap * rows, weight, d * grid.block, weight_offsets, tap,
                           grid.block, out, out_start, out_offsets, bias, block * grid.block, count, outer,
-                          min(TERMS, grid.depth - j), tap == 0 and j == 0,
+                          min(TERMS, grid.depth - d), tap == 0 and d == 0,
                           floor if last_segment else none)  # fmt: skip
                 tap += max(outer, 1)
 
