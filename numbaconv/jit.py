@@ -30,11 +30,13 @@ from numba import prange
 from numba.core import config as numba_config
 from numba.core import types
 from numba.core.caching import FunctionCache, IndexDataCacheFile
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from .errors import ArgumentError, message
 
 __all__ = [
+    "always_inline",
+    "by_dtype",
     "compiled_signatures",
     "get_num_threads",
     "inline",
@@ -108,17 +110,40 @@ def inline(function: Callable[..., Any]) -> Any:
     return numba.njit(**_FLAGS, inline="always")(function)
 
 
-@intrinsic
-def _never_inline(typing_context: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.function.attributes.add("noinline")
-        return context.get_dummy_value()
+def by_dtype(float32: Any, float64: Any) -> Any:
+    """A helper of one number that has a body for each element type.
 
-    return types.void(), codegen
+    LLVM pastes it into kernels if the bodies begin with ``always_inline()``. (numba, told to do it as for `inline`,
+    warns of its own bookkeeping where such helpers call each other.)
+    """
+
+    def helper(x):  # type: ignore[no-untyped-def]  # (numba compares these signatures, annotations included)
+        raise TypeError("it exists in kernels only")
+
+    def body(x):  # type: ignore[no-untyped-def]
+        chosen = float32 if x == types.float32 else float64
+        return chosen.py_func
+
+    overload(helper, jit_options=_FLAGS)(body)
+    return helper
+
+
+def _function_attribute(name: str) -> Any:
+    @intrinsic
+    def mark(typing_context: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            builder.function.attributes.add(name)
+            return context.get_dummy_value()
+
+        return types.void(), codegen
+
+    return mark
 
 
 # Called in a body: LLVM keeps it a function of its own, so that its twins share one machine code.
-never_inline: Any = _never_inline
+never_inline: Any = _function_attribute("noinline")
+# Called in a helper: LLVM pastes it into its callers, however long it is, so that their loops are vectorised.
+always_inline: Any = _function_attribute("alwaysinline")
 
 
 def compiled_signatures() -> dict[str, int]:

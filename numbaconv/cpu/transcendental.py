@@ -1,0 +1,142 @@
+"""exp, tanh and erf that LLVM vectorises: those of the C library are called once per element (5 to 10 times slower).
+
+Each has a body per element type. NaN stays NaN, infinities give the limits, results below the smallest normal number
+are rounded to subnormal ones. Measured largest errors, in units in the last place: float32 exp 1.1, tanh 1.3, erf 1.1;
+float64 exp 2.7, tanh 1.7. erf in float64 is that of the C library.
+
+Source: Cephes (argument reduction, tanh in float64). The float32 polynomials are Chebyshev fits: (exp(r) - 1 - r) / r^2
+on |r| <= ln(2) / 2; (tanh(x) / x - 1) / x^2 and erf(x) / x - 1 in x^2; log(1 - erf(t)) on 0.92 <= t <= 4.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..jit import always_inline, by_dtype, inline
+from .exponential import exponential
+
+__all__ = ["erf", "exp", "tanh"]
+
+
+def _constants(*values: float) -> tuple[np.float32, ...]:
+    return tuple(np.float32(value) for value in values)
+
+
+_ONE, _TWO = _constants(1, 2)
+_LOG2_E, _LN2_HIGH, _LN2_LOW = _constants(1 / math.log(2), 0.693359375, math.log(2) - 0.693359375)
+_LEAST, _MOST = _constants(-104, 89)  # exp is 0 below and inf above
+_ROUND = np.float32(1.5 * 2**23)  # added, it leaves the nearest integer in the low bits
+_ROUND_BITS, _BIAS, _MANTISSA_BITS, _HALF = np.int32(_ROUND.view(np.int32)), np.int32(127), np.int32(23), np.int32(1)
+_E2, _E3, _E4, _E5, _E6 = _constants(0.5, 0.16666573, 0.04166655, 0.008363774, 0.0013926927)
+
+_TANH_SMALL = np.float32(0.625)
+_T1, _T2, _T3, _T4, _T5 = _constants(-0.33333328, 0.13332719, -0.053843264, 0.02096133, -0.006045165)
+
+_ERF_SMALL, _ERF_ONE = _constants(0.92, 4)  # erf(4) is 1 in float32
+_S0, _S1, _S2, _S3, _S4, _S5 = _constants(0.12837915, -0.37612486, 0.112817094, -0.02676235, 0.004986477, -0.0005954904)
+_L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8 = _constants(
+    0.00032044153, -1.1302376, -0.63181454, -0.11009448, 0.026431018, -0.0047635753, 0.0005977435, -4.6177913e-05,
+    1.6435697e-06,
+)  # fmt: skip
+
+
+@inline
+def _exp_float32(x):
+    always_inline()
+    bounded = _LEAST if x < _LEAST else x
+    bounded = _MOST if bounded > _MOST else bounded
+    shifted = np.float32(bounded * _LOG2_E + _ROUND)
+    n = shifted - _ROUND
+    r = (bounded - n * _LN2_HIGH) - n * _LN2_LOW
+    series = _E6
+    series = series * r + _E5
+    series = series * r + _E4
+    series = series * r + _E3
+    series = series * r + _E2
+    series = series * (r * r) + r + _ONE
+    # 2^n in two factors: n runs from -150 to 128, an exponent only from -126 to 127.
+    power = np.int32(shifted.view(np.int32) - _ROUND_BITS)
+    half = np.int32(power >> _HALF)
+    first = np.int32((half + _BIAS) << _MANTISSA_BITS)
+    second = np.int32((power - half + _BIAS) << _MANTISSA_BITS)
+    return series * first.view(np.float32) * second.view(np.float32)
+
+
+@inline
+def _exp_float64(x):
+    always_inline()
+    # As a square, so that neither factor over- or underflows.
+    bounded = 1400.0 if x > 1400.0 else x
+    root = exponential(0.5 * bounded)
+    return root * root
+
+
+@inline
+def _tanh_float32(x):
+    always_inline()
+    square = x * x
+    series = _T5
+    series = series * square + _T4
+    series = series * square + _T3
+    series = series * square + _T2
+    series = series * square + _T1
+    small = x + x * square * series
+    size = abs(x)
+    large = _ONE - _TWO / (_exp_float32(_TWO * size) + _ONE)
+    large = large if x > 0 else -large
+    return small if size < _TANH_SMALL else large
+
+
+@inline
+def _tanh_float64(x):
+    always_inline()
+    square = x * x
+    above = (-9.64399179425052238628e-1 * square - 9.92877231001918586564e1) * square - 1.61468768441708447952e3
+    below = (
+        (square + 1.12811678491632931402e2) * square + 2.23548839060100448583e3
+    ) * square + 4.84406305325125486048e3
+    small = x + x * square * (above / below)
+    size = abs(x)
+    large = 1.0 - 2.0 / (_exp_float64(2.0 * size) + 1.0)
+    large = large if x > 0 else -large
+    return small if size < 0.625 else large
+
+
+@inline
+def _erf_float32(x):
+    always_inline()
+    square = x * x
+    series = _S5
+    series = series * square + _S4
+    series = series * square + _S3
+    series = series * square + _S2
+    series = series * square + _S1
+    series = series * square + _S0
+    small = x + x * series
+    size = abs(x)
+    t = _ERF_ONE if size > _ERF_ONE else size
+    logarithm = _L8
+    logarithm = logarithm * t + _L7
+    logarithm = logarithm * t + _L6
+    logarithm = logarithm * t + _L5
+    logarithm = logarithm * t + _L4
+    logarithm = logarithm * t + _L3
+    logarithm = logarithm * t + _L2
+    logarithm = logarithm * t + _L1
+    logarithm = logarithm * t + _L0
+    large = _ONE - _exp_float32(logarithm)
+    large = large if x > 0 else -large
+    return small if size < _ERF_SMALL else large
+
+
+@inline
+def _erf_float64(x):
+    always_inline()
+    return math.erf(x)
+
+
+exp = by_dtype(_exp_float32, _exp_float64)
+tanh = by_dtype(_tanh_float32, _tanh_float64)
+erf = by_dtype(_erf_float32, _erf_float64)
