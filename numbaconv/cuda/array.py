@@ -1,0 +1,168 @@
+"""Arrays on a GPU: an address, a shape, strides, and what keeps the memory alive. No arithmetic.
+
+Views by `reshape`, `transpose` and basic slices share the memory, as NumPy's do.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..errors import DeviceError, ShapeError, message
+from .runtime import runtime
+from .streams import current_stream
+
+
+def contiguous_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Strides of C order, bytes."""
+    strides, step = [], itemsize
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+class DeviceArray:
+    """An array in a device's memory.
+
+    Attributes:
+        address: of the first element.
+        shape, strides: as NumPy's; strides in bytes.
+        dtype: a NumPy dtype.
+        device: number of the device.
+        owner: whatever keeps the memory alive; it may be another library's array.
+    """
+
+    __slots__ = ("__weakref__", "address", "device", "dtype", "ndim", "owner", "shape", "size", "strides")
+
+    def __init__(
+        self,
+        address: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        device: int,
+        owner: Any,
+        strides: tuple[int, ...] | None = None,
+    ) -> None:
+        self.address, self.shape, self.dtype, self.device, self.owner = address, shape, dtype, device, owner
+        self.strides = contiguous_strides(shape, dtype.itemsize) if strides is None else strides
+        self.ndim, self.size = len(shape), math.prod(shape)
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    @property
+    def c_contiguous(self) -> bool:
+        """Whether it is dense in C order; the stride of an axis of one element addresses nothing."""
+        step = self.dtype.itemsize
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if size != 1:
+                if stride != step and self.size:
+                    return False
+                step *= size
+        return True
+
+    @property
+    def T(self) -> DeviceArray:
+        return self.transpose()
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of an array without axes")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"DeviceArray(shape={self.shape}, dtype={self.dtype}, device='cuda:{self.device}')"
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise DeviceError(
+            message(
+                "numpy.asarray",
+                "an array on a GPU is not turned into a NumPy array in passing",
+                "Copy it: numbaconv.to_host(x).",
+                x__shape=self.shape,
+                device=f"cuda:{self.device}",
+            )
+        )
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape,
+            "strides": None if self.c_contiguous else self.strides,
+            "typestr": self.dtype.str,
+            "data": (self.address, False),
+            "version": 3,
+            "stream": 1,  # the default stream, in the protocol's numbers
+        }
+
+    # --- views ----------------------------------------------------------------------------------------------
+
+    def view(self, shape: tuple[int, ...], strides: tuple[int, ...], offset: int = 0) -> DeviceArray:
+        """Other axes over the same memory; `offset` in bytes from the first element."""
+        return DeviceArray(self.address + offset, shape, self.dtype, self.device, self.owner, strides)
+
+    def transpose(self, *axes: Any) -> DeviceArray:
+        order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
+        order = tuple(order or range(self.ndim)[::-1])
+        if sorted(order) != list(range(self.ndim)):
+            raise ShapeError(message("transpose", "axes must be a permutation", axes=order, x__shape=self.shape))
+        return self.view(tuple(self.shape[a] for a in order), tuple(self.strides[a] for a in order))
+
+    def reshape(self, *shape: Any) -> DeviceArray:
+        """The same elements with other axes; the array must be dense in C order."""
+        sizes = list(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+        if -1 in sizes:
+            known = math.prod(s for s in sizes if s != -1)
+            sizes[sizes.index(-1)] = self.size // known if known else 0
+        if math.prod(sizes) != self.size:
+            raise ShapeError(message("reshape", "sizes must match", x__shape=self.shape, shape=shape))
+        if not self.c_contiguous:
+            raise ShapeError(message("reshape", "x must be dense in C order", x__strides=self.strides))
+        return self.view(tuple(sizes), contiguous_strides(tuple(sizes), self.itemsize))
+
+    def __getitem__(self, key: Any) -> DeviceArray:
+        """A view: integers, slices and ``...`` only."""
+        keys = list(key) if isinstance(key, tuple) else [key]
+        if Ellipsis in keys:
+            at = keys.index(Ellipsis)
+            keys[at : at + 1] = [slice(None)] * (self.ndim - len(keys) + 1)
+        keys += [slice(None)] * (self.ndim - len(keys))
+        if len(keys) != self.ndim:
+            raise IndexError(f"too many indices for an array of {self.ndim} axes")
+        shape, strides, offset = [], [], 0
+        for k, size, stride in zip(keys, self.shape, self.strides, strict=True):
+            if isinstance(k, slice):
+                start, stop, step = k.indices(size)
+                length = len(range(start, stop, step))
+                offset += start * stride if length else 0
+                shape.append(length)
+                strides.append(stride * step)
+            else:
+                index = range(size)[k]
+                offset += index * stride
+        return self.view(tuple(shape), tuple(strides), offset)
+
+    # --- to the host ----------------------------------------------------------------------------------------
+
+    def copy_to_host(self) -> np.ndarray:
+        """A NumPy array of the same shape; waits for all that makes this one."""
+        if not self.c_contiguous:
+            order = sorted(range(self.ndim), key=lambda axis: -self.strides[axis])
+            inner = self.transpose(order)
+            if not inner.c_contiguous:
+                raise NotImplementedError
+            return inner.copy_to_host().transpose(np.argsort(order))
+        out = np.empty(self.shape, self.dtype)
+        if self.size:
+            stream = current_stream(self.device)
+            runtime().copy_to_host(self.device, out, self.address, stream)
+            runtime().synchronize(self.device, stream)
+        return out
