@@ -1,28 +1,20 @@
-"""From a kernel to PTX and machine code, with or without a GPU, and the cache of both.
+"""From a kernel to PTX and machine code, with or without a GPU.
 
 Source to PTX is numba's compiler, PTX to machine code (a cubin) NVIDIA's nvJitLink; neither needs a driver. What they
-return is kept on disk where numba keeps the CPU's machine code (NUMBA_CACHE_DIR, else __pycache__ beside the source),
-one file for each kernel, type and architecture, stamped with a digest of all that made it.
+return is kept on disk (`cache`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
-import os
 import re
-import sys
-import tempfile
 import threading
 import types as python_types
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from numba.core.caching import FunctionCache
+from . import cache
 
-_PACKAGE = Path(__file__).parent
 _lock = threading.RLock()
 
 
@@ -35,22 +27,22 @@ class Cubin(NamedTuple):
 
 def ptx(kernel: Any, cc: tuple[int, int]) -> str:
     """PTX of a specialised kernel. Its entry point is called ``kernel.name``."""
-    file = _cache_file(kernel, cc, "ptx")
-    text = _read(file)
+    file = cache.file_of(kernel, cc, "ptx")
+    text = file.read()
     if text is None:
         text = _compile(kernel, cc).encode()
-        _write(file, text)
+        file.write(text)
     return text.decode()
 
 
 def cubin(kernel: Any, cc: tuple[int, int]) -> Cubin:
     """Machine code of a specialised kernel."""
-    file = _cache_file(kernel, cc, "cubin")
-    content = _read(file)
+    file = cache.file_of(kernel, cc, "cubin")
+    content = file.read()
     if content is None:
         code, log = link(kernel.ptx(cc), cc)
         content = log.encode() + b"\0" + code
-        _write(file, content)
+        file.write(content)
     log_bytes, _, code = content.partition(b"\0")
     return Cubin(code, log_bytes.decode())
 
@@ -73,7 +65,7 @@ def _compile(kernel: Any, cc: tuple[int, int]) -> str:
 
 
 @contextlib.contextmanager
-def _architecture(cc: tuple[int, int]) -> Any:
+def _architecture(cc: tuple[int, int]) -> Iterator[None]:
     """numba asks the GPU which architecture device functions are for; here they are for the kernel's."""
     from numba.cuda import dispatcher
 
@@ -112,71 +104,3 @@ def link(text: str, cc: tuple[int, int]) -> tuple[bytes, str]:
     finally:
         nvjitlink.destroy(handle)
     return bytes(code), log.decode().rstrip("\0")
-
-
-# --- the cache on disk --------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _toolchain() -> str:
-    """Versions of all that turns a kernel into code."""
-    packages = ["numba", "numba-cuda", "llvmlite", "numpy"]
-    return " ".join([sys.version, *(f"{name}={version(name)}" for name in packages), _nvvm_version()])
-
-
-def _nvvm_version() -> str:
-    for name in ("nvidia-nvvm", "nvidia-cuda-nvcc-cu12", "cuda-toolkit"):
-        with contextlib.suppress(ImportError):
-            return f"{name}={version(name)}"
-    return ""
-
-
-@functools.cache
-def _source_digest() -> str:
-    """SHA-256 of every file kernels come from."""
-    digest = hashlib.sha256()
-    for path in sorted(_PACKAGE.rglob("*.py")):
-        digest.update(str(path.relative_to(_PACKAGE)).encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-class _CacheFile(NamedTuple):
-    path: Path | None
-    stamp: bytes
-
-
-def _cache_file(kernel: Any, cc: tuple[int, int], kind: str) -> _CacheFile:
-    stamp = hashlib.sha256(f"{_source_digest()} {_toolchain()} {cc}".encode()).digest()
-    try:
-        folder = Path(FunctionCache(kernel.kernel.function)._cache_path)
-    except RuntimeError:  # no place to write: every process compiles anew
-        return _CacheFile(None, stamp)
-    return _CacheFile(folder / f"{kernel.name}-sm_{cc[0]}{cc[1]}.{kind}", stamp)
-
-
-def _read(file: _CacheFile) -> bytes | None:
-    if file.path is None:
-        return None
-    try:
-        content = file.path.read_bytes()
-    except OSError:
-        return None
-    size = len(file.stamp)
-    return content[size:] if content[:size] == file.stamp else None
-
-
-def _write(file: _CacheFile, content: bytes) -> None:
-    """At once or not at all: another process may read or write the same file."""
-    if file.path is None:
-        return
-    with contextlib.suppress(OSError):
-        file.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=file.path.parent, prefix=file.path.name)
-        try:
-            with os.fdopen(handle, "wb") as out:
-                out.write(file.stamp + content)
-            os.replace(name, file.path)
-        except OSError:
-            os.unlink(name)
-            raise

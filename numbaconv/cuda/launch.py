@@ -38,7 +38,7 @@ class PerType:
     """A constant of kernels with one value for each element type."""
 
     def __init__(self, float32: Any, float64: Any) -> None:
-        self.values = {DTYPES[0]: float32, DTYPES[1]: float64}
+        self.values_by_type = {DTYPES[0]: float32, DTYPES[1]: float64}
 
     def __call__(self, *args: Any) -> Any:
         raise TypeError("a constant of kernels: its value is known only inside of one")
@@ -184,7 +184,7 @@ class Specialised:
 def _parameter(name: str, annotation: str, dtype: np.dtype) -> Parameter:
     word = annotation.strip("'\"")
     base = word.removesuffix("*")
-    kind = T.values[dtype] if base == "T" else _SCALARS[base]
+    kind = T.values_by_type[dtype] if base == "T" else _SCALARS[base]
     return Parameter(name, kind, word.endswith("*"))
 
 
@@ -215,7 +215,7 @@ class _Copies:
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, PerType):
-            return value.values[self._dtype]
+            return value.values_by_type[self._dtype]
         if isinstance(value, python_types.ModuleType):
             return self._instead.get(value, value)
         if not isinstance(value, Inline):
