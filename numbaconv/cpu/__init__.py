@@ -18,6 +18,7 @@ from .activation import (
     tanh,
     tanh_backward,
 )
+from .avg_pool import adaptive_avg_pool2d, adaptive_avg_pool2d_backward, avg_pool2d, avg_pool2d_backward
 from .conv2d import (
     conv2d,
     conv2d_backward,
@@ -31,16 +32,9 @@ from .dropout import dropout
 from .layout import channels_last, contiguous, layout_of
 from .linear import linear, linear_backward, prepare_linear
 from .loss import cross_entropy, cross_entropy_backward, mse_loss, mse_loss_backward
+from .max_pool import max_pool2d, max_pool2d_backward
 from .memory import reuse_buffers
 from .norm import batch_norm, batch_norm_backward
-from .pool import (
-    adaptive_avg_pool2d,
-    adaptive_avg_pool2d_backward,
-    avg_pool2d,
-    avg_pool2d_backward,
-    max_pool2d,
-    max_pool2d_backward,
-)
 from .shape import add, concat, concat_backward, flatten, pad, pad_backward
 from .softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
 from .update import accumulate, adam_update, scale_update, sgd_update, sum_of_squares, zeros_like
