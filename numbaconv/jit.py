@@ -124,7 +124,7 @@ def by_dtype(float32: Any, float64: Any) -> Any:
         chosen = float32 if x == types.float32 else float64
         return chosen.py_func
 
-    overload(helper, jit_options=_FLAGS)(body)
+    overload(helper, jit_options=_FLAGS)(body)  # type: ignore[arg-type]
     return helper
 
 

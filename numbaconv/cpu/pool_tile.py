@@ -45,7 +45,9 @@ class _Window:
     def splat_int(self, value: Any) -> Any:
         return self.vec.splat(self.builder.trunc(value, _INT32), self.int_type)
 
-    def for_each_pixel(self, visit: Callable[[Any, Any, Any], None], after_row: Callable[[Any], None] | None = None):  # type: ignore[no-untyped-def]
+    def for_each_pixel(
+        self, visit: Callable[[Any, Any, Any], None], after_row: Callable[[Any], None] | None = None
+    ) -> None:
         """visit(pixel's offset from the start, row, column), row by row."""
         builder, (rows, row_pitch, columns, column_pitch) = self.builder, self.args[2:6]
         with cgutils.for_range(builder, rows) as row:
