@@ -1,0 +1,216 @@
+"""A kernel ready to be launched: parsed, decoded, cut into segments."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from . import checks, control, convert, floating, integer, logic, matrix, memory_ops, warp
+from .checks import Accesses, Violation
+from .decode import Decoder, Step
+from .execution import Batch
+from .memory import DeviceMemory
+from .parser import parse
+from .program import link, round_up
+from .statistics import Statistics
+from .syntax import Instruction, PtxSyntaxError
+from .types import DTYPES, POISON, is_float, size_of
+
+# Where both families have an opcode, its type decides.
+TABLE = {**integer.TABLE, **logic.TABLE, **memory_ops.TABLE, **warp.TABLE, **matrix.TABLE, **convert.TABLE}
+
+# Threads of a batch: so many that a NumPy call costs little more than its loop, so few that registers stay in the cache.
+BATCH_THREADS = 2048
+MAX_SEGMENTS = 50_000_000
+
+
+class Segment(NamedTuple):
+    """Instructions that control enters at the top and leaves at the bottom."""
+
+    start: int
+    end: int
+    steps: tuple[Step, ...]
+    leave: control.Leave
+    participants: Callable | None
+
+
+def decode(decoder: Decoder, instruction: Instruction) -> Step:
+    """The closure of an instruction that does not end its segment."""
+    head, type_name = instruction.parts[0], instruction.parts[-1]
+    if head in floating.TABLE and (is_float(type_name) or type_name == "f32x2" or head not in TABLE):
+        build = floating.TABLE[head]
+    elif head in TABLE:
+        build = TABLE[head]
+    else:
+        raise PtxSyntaxError(f"line {instruction.line}: {instruction.text}: not interpreted")
+    return decoder.guarded(instruction, build(decoder, instruction))
+
+
+class Kernel:
+    """One entry of a module.
+
+    Attributes:
+        granule: bytes that races are told apart by: the smallest access of the kernel.
+    """
+
+    def __init__(self, text: str, name: str = ""):
+        self.module = parse(text)
+        self.program = link(self.module, name)
+        self.name = self.program.name
+        self.parameter_offsets: dict[str, int] = {}
+        end = 0
+        for parameter in self.program.parameters:
+            end = round_up(end, parameter.align)
+            self.parameter_offsets[parameter.name] = end
+            end += parameter.size
+        self.parameter_bytes = end
+        decoder = Decoder(self.program)
+        self.segments = self._segments(decoder)
+        self.slots = list(decoder.slots)
+        accesses = [i for i in self.program.code if i.parts[0] in ("ld", "st", "atom", "red", "cp") and "." in i.opcode]
+        sizes = [size_of(i.parts[-1]) for i in accesses if i.parts[0] != "cp" and not i.has("param", "local")]
+        self.granule = min([*sizes, 4 if any(i.parts[0] == "cp" for i in accesses) else 8])
+        self._variables: weakref.WeakKeyDictionary[DeviceMemory, dict[str, int]] = weakref.WeakKeyDictionary()
+
+    def _segments(self, decoder: Decoder) -> dict[int, Segment]:
+        code = self.program.code
+        starts = {0, *self.program.labels.values()}
+        for place, instruction in enumerate(code):
+            if control.ends_segment(instruction):
+                starts.add(place + 1)
+            elif warp.participants(decoder, instruction) is not None:
+                starts.add(place)
+        order = sorted(start for start in starts if start < len(code))
+        segments = {}
+        for start, end in zip(order, [*order[1:], len(code)], strict=True):
+            last = code[end - 1]
+            ends = control.ends_segment(last)
+            leave = control.TABLE[last.parts[0]](decoder, last, end) if ends else control.fall_through(end)
+            steps = [decode(decoder, instruction) for instruction in code[start : end - ends]]
+            if start and code[start - 1].parts[0] in ("bar", "barrier") and code[start - 1].has("red"):
+                steps.insert(0, warp.barrier_result(decoder, code[start - 1]))
+            segments[start] = Segment(start, end, tuple(steps), leave, warp.participants(decoder, code[start]))
+        return segments
+
+    def variables(self, memory: DeviceMemory) -> dict[str, int]:
+        """Addresses of the module's .global and .const variables in a memory, written there at the first call."""
+        found = self._variables.get(memory)
+        if found is None:
+            found = self._variables[memory] = {}
+            for variable in self.module.variables.values():
+                if variable.space in ("global", "const"):
+                    address = found[variable.name] = memory.allocate(variable.size)
+                    memory.write(address, np.frombuffer(variable.initial or bytes(variable.size), np.uint8))
+        return found
+
+    def launch(
+        self,
+        memory: DeviceMemory,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args,
+        dynamic_shared: int = 0,
+        check: bool = True,
+        statistics: Statistics | None = None,
+        max_segments: int = MAX_SEGMENTS,
+    ) -> None:
+        """Executes all blocks. `args`: a number for each parameter, addresses included."""
+        Launch(self, memory, grid, block, args, dynamic_shared, check, statistics, max_segments).run()
+
+    def run(self, grid, block, *args, **options) -> None:
+        """Executes on arrays: each NumPy array is an allocation of its own, and is overwritten with what is there at the end.
+
+        Elements that hold the poison (`types.poisoned`) count as not yet written.
+        """
+        memory = DeviceMemory()
+        values = []
+        for arg in args:
+            if isinstance(arg, np.ndarray):
+                values.append(memory.allocate(arg.nbytes))
+                memory.write(values[-1], arg)
+                _forget_poison(memory, values[-1], arg.nbytes)
+            else:
+                values.append(arg)
+        try:
+            self.launch(memory, _tuple(grid), _tuple(block), values, **options)
+        finally:
+            for arg, address in zip(args, values, strict=True):
+                if isinstance(arg, np.ndarray):
+                    memory.read(address, arg)
+
+
+def _tuple(size) -> tuple[int, ...]:
+    return tuple(size) if isinstance(size, tuple | list) else (size,)
+
+
+def _forget_poison(memory: DeviceMemory, address: int, nbytes: int) -> None:
+    place = memory.place(address, nbytes)
+    words = memory.data[place : place + nbytes // 4 * 4].view(np.uint32)
+    memory.written[place : place + words.size * 4] = np.repeat(words != POISON, 4)
+
+
+class Launch:
+    """One execution of a kernel over a grid."""
+
+    def __init__(self, kernel, memory, grid, block, args, dynamic_shared, check, statistics, max_segments):
+        self.kernel, self.memory, self.check, self.statistics = kernel, memory, check, statistics
+        self.grid, self.block = (*grid, 1, 1)[:3], (*block, 1, 1)[:3]
+        self.blocks = int(np.prod(self.grid, dtype=np.int64))
+        self.threads_per_block = int(np.prod(self.block, dtype=np.int64))
+        if not 1 <= self.threads_per_block <= 1024:
+            raise ValueError(f"{self.threads_per_block} threads in a block; at most 1024")
+        self.dynamic_shared = dynamic_shared
+        self.variables = kernel.variables(memory)
+        self.record = Accesses(memory.used, kernel.granule) if check else None
+        self.remaining = max_segments
+        self.executed: Counter = Counter()
+        self.parameters = np.zeros(kernel.parameter_bytes, np.uint8)
+        parameters = kernel.program.parameters
+        if len(args) != len(parameters):
+            raise ValueError(f"{len(args)} arguments for {len(parameters)} parameters")
+        for parameter, value in zip(parameters, args, strict=True):
+            offset = kernel.parameter_offsets[parameter.name]
+            raw = np.array([value]).astype(DTYPES[parameter.type]).view(np.uint8)
+            self.parameters[offset : offset + raw.size] = raw
+
+    def run(self) -> None:
+        """All blocks, a batch at a time."""
+        size = min(self.blocks, max(1, BATCH_THREADS // self.threads_per_block))
+        with np.errstate(all="ignore"):
+            batch = Batch(self, size)
+            for first in range(0, self.blocks, size):
+                batch.run(first, min(size, self.blocks - first))
+        if self.statistics:
+            self.statistics.count(self.kernel, self.executed)
+
+    def count(self, segment: Segment, lanes) -> None:
+        """Notes that a group executes a segment."""
+        self.executed[segment.start] += lanes.index.size
+        self.remaining -= 1
+        if self.remaining < 0:
+            raise Violation(checks.ENDLESS, f"{self.kernel.name} does not end")
+
+    def address_of(self, name: str) -> int:
+        """A variable's address: in its own space for shared and local memory."""
+        program = self.kernel.program
+        for table in (program.local, program.shared, self.variables):
+            if name in table:
+                return table[name]
+        raise PtxSyntaxError(f"{name} is no variable")
+
+    def parameter(self, name: str, offset: int, dtype) -> np.ndarray:
+        """A parameter, or a part of it."""
+        start = self.kernel.parameter_offsets[name] + offset
+        return self.parameters[start : start + dtype.itemsize].view(dtype)
+
+    def thread_position(self, number: int) -> tuple[int, ...]:
+        """(x, y, z) of a thread in its block."""
+        return tuple(int(k) for k in np.unravel_index(number, self.block[::-1])[::-1])
+
+    def block_position(self, number: int) -> tuple[int, ...]:
+        """(x, y, z) of a block in the grid."""
+        return tuple(int(k) for k in np.unravel_index(number, self.grid[::-1])[::-1])
