@@ -29,6 +29,10 @@ class DeviceError(NumbaconvError, RuntimeError):
     """A device that is not there, or arrays that live on different ones."""
 
 
+class DeviceMemoryError(NumbaconvError, MemoryError):
+    """A device that has not enough memory left."""
+
+
 class LabelError(NumbaconvError, IndexError, ValueError):
     """A class index outside 0 .. classes - 1."""
 

@@ -5,15 +5,10 @@ Importing it needs numba-cuda, and no driver: that is asked for when something i
 
 from __future__ import annotations
 
-from . import memory as _memory
 from .activation import relu, relu_backward
 from .array import DeviceArray
+from .errorword import synchronize
 from .layout import layout_of
-
-
-def to_device(x, index):
-    return _memory.from_host(x, index)
-
-
-def to_host(x):
-    return x.copy_to_host()
+from .memory import empty_cache, memory_stats
+from .streams import stream
+from .transfer import to_device, to_host

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceError, ShapeError, message
-from .runtime import runtime
-from .streams import current_stream
 
 
 def contiguous_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
@@ -32,7 +30,7 @@ class DeviceArray:
         shape, strides: as NumPy's; strides in bytes.
         dtype: a NumPy dtype.
         device: number of the device.
-        owner: whatever keeps the memory alive; it may be another library's array.
+        owner: the `memory.Memory` it lies on, kept alive.
     """
 
     __slots__ = ("__weakref__", "address", "device", "dtype", "ndim", "owner", "shape", "size", "strides")
@@ -150,19 +148,10 @@ class DeviceArray:
                 offset += index * stride
         return self.view(tuple(shape), tuple(strides), offset)
 
-    # --- to the host ----------------------------------------------------------------------------------------
+    # --- to other memory ------------------------------------------------------------------------------------
 
     def copy_to_host(self) -> np.ndarray:
-        """A NumPy array of the same shape; waits for all that makes this one."""
-        if not self.c_contiguous:
-            order = sorted(range(self.ndim), key=lambda axis: -self.strides[axis])
-            inner = self.transpose(order)
-            if not inner.c_contiguous:
-                raise NotImplementedError
-            return inner.copy_to_host().transpose(np.argsort(order))
-        out = np.empty(self.shape, self.dtype)
-        if self.size:
-            stream = current_stream(self.device)
-            runtime().copy_to_host(self.device, out, self.address, stream)
-            runtime().synchronize(self.device, stream)
-        return out
+        """A copy as a NumPy array; waits for all that makes this one."""
+        from . import transfer
+
+        return transfer.to_host(self)

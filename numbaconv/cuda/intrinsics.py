@@ -13,6 +13,7 @@ from .runtime import simulated
 
 __all__ = [
     "ALL_LANES",
+    "atomic_max",
     "load_vector",
     "load_vector_shared",
     "map_vector",
@@ -83,6 +84,19 @@ if not simulated():
     store_vector, store_vector_shared = _stores(_GLOBAL), _stores(_SHARED)
 
     @intrinsic
+    def atomic_max(typing_context, array, index, value):
+        """The larger of an integer in global memory and `value` is written there: no order of threads changes it."""
+
+        def generate(context, builder, signature, args):
+            kind, index_kind, value_kind = signature.args
+            element = _element(context, builder, kind, args[0], index_kind, args[1])
+            pointer = builder.addrspacecast(element, ir.PointerType(element.type.pointee, _GLOBAL))
+            builder.atomic_rmw("max", pointer, context.cast(builder, args[2], value_kind, kind.dtype), "monotonic")
+            return context.get_dummy_value()
+
+        return types.void(array, index, value), generate
+
+    @intrinsic
     def map_vector(typing_context, function, values):
         """``function`` of the first elements, of the second ones, ...: a vector. Scalars go to each call."""
         vector = next(v for v in values.types if isinstance(v, types.BaseTuple))
@@ -121,6 +135,9 @@ else:
             raise IndexError(f"an access of {_BYTES} bytes at element {index} is not aligned")
 
     load_vector_shared, store_vector_shared = load_vector, store_vector
+
+    def atomic_max(array: Any, index: Any, value: Any) -> None:
+        array[index] = max(array[index], value)
 
     def map_vector(function: Any, values: Any) -> Any:
         count = next(len(v) for v in values if isinstance(v, tuple))

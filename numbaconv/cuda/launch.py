@@ -25,6 +25,7 @@ import numpy as np
 from numba import cuda
 
 from . import compiler
+from .array import DeviceArray
 from .runtime import runtime, use
 from .streams import current_stream
 
@@ -253,14 +254,10 @@ def launch(kernel: Kernel, dtype: Any, grid: int | tuple[int, ...], *args: Any, 
         return
     if any(b > most for b, most in zip(blocks, _LARGEST_GRID, strict=True)):
         raise ValueError(f"{kernel.name}: a grid of {blocks} blocks; at most {_LARGEST_GRID}")
-    values, device = [], None
-    for arg in args:
-        address = getattr(arg, "address", None)
-        if address is None:
-            values.append(arg)
-        else:
-            values.append(address)
-            device = arg.device
-    if device is None:
-        raise TypeError(f"{kernel.name}: no device array among the arguments")
-    runtime().launch(device, kernel.specialise(dtype), blocks, shared, current_stream(device), values)
+    arrays = [arg for arg in args if type(arg) is DeviceArray]
+    device = arrays[0].device
+    stream = current_stream(device)
+    for array in arrays:
+        array.owner.used_on(stream)
+    values = [arg.address if type(arg) is DeviceArray else arg for arg in args]
+    runtime().launch(device, kernel.specialise(dtype), blocks, shared, stream, values)

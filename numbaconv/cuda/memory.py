@@ -1,34 +1,185 @@
-"""Device memory for results and scratch."""
+"""Device memory for results and scratch: kept when an array on it is gone, and lent again.
+
+Asking the driver for memory stops the device, so a training step must not. Freed blocks wait in the pool of their
+device and stream, by size; sizes are rounded up to an eighth of a power of two, so that nearly equal shapes share.
+A block taken again on the same stream needs no wait: the kernels that used it before were queued before. If it was
+used on other streams too, the stream that takes it waits for these, on the device.
+
+Memory comes from numba's memory manager where one is set (RMM), see driver.py; it goes back with `empty_cache`, and
+when the device has no more.
+"""
 
 from __future__ import annotations
 
 import math
+import threading
+import weakref
+from collections import deque
+from typing import Any
 
 import numpy as np
 
+from ..errors import DeviceMemoryError, message
 from .array import DeviceArray
 from .runtime import Runtime, runtime
 from .streams import current_stream
 
+_SMALLEST = 512  # bytes: the driver's own granularity
 
-class Block:
-    """Memory of a device; given back when the last array on it is gone."""
 
-    __slots__ = ("address", "device", "runtime")
+class Memory:
+    """What an array lies on. `stream` is where it may be used without ado; `others` are where it was used as well."""
 
-    def __init__(self, owner: Runtime, device: int, nbytes: int) -> None:
-        self.runtime, self.device = owner, device
-        self.address = owner.allocate(device, nbytes)
+    __slots__ = ("__weakref__", "device", "others", "runtime", "stream")
+
+    def __init__(self, owner: Runtime, device: int, stream: int | None) -> None:
+        self.runtime, self.device, self.stream = owner, device, stream
+        self.others: set[int] = set()
+
+    def used_on(self, stream: int) -> None:
+        """Work with it was queued on a stream."""
+        if stream != self.stream:
+            self.others.add(stream)
+
+
+class Block(Memory):
+    """Memory of a pool; it goes back there when the last array on it is gone."""
+
+    __slots__ = ("address", "nbytes")
+
+    def __init__(self, owner: Runtime, device: int, stream: int, address: int, nbytes: int) -> None:
+        super().__init__(owner, device, stream)
+        self.address, self.nbytes = address, nbytes
 
     def __del__(self) -> None:
-        if hasattr(self, "address"):
-            self.runtime.free(self.device, self.address)
+        # Only noted: this may run anywhere, in the garbage collector too. The next allocation does the rest.
+        pools = _pools.get(self.runtime)
+        if pools is not None:
+            pools.returned.append((self.address, self.nbytes, self.device, self.stream, self.others))
+
+
+class _Pools:
+    """All memory of one runtime."""
+
+    def __init__(self, owner: Runtime) -> None:
+        self.runtime = weakref.proxy(owner)
+        self.lock = threading.RLock()
+        self.returned: deque[Any] = deque()
+        self.free: dict[tuple[int, Any], dict[int, list[tuple[int, list[Any]]]]] = {}
+        self.kept: set[tuple[int, int]] = set()
+        self.used: dict[int, Counts] = {}
+
+    def take(self, device: int, nbytes: int, stream: int) -> tuple[int, int]:
+        """(address, size) of a block of at least `nbytes`."""
+        size = _size_class(nbytes) if self.runtime.caches else max(nbytes, 1)
+        with self.lock:
+            self.collect()
+            counts = self.counts(device)
+            blocks = self.free.get((device, stream), {}).get(size)
+            if blocks:
+                address, events = blocks.pop()
+                for event in events:
+                    self.runtime.wait(device, stream, event)
+            else:
+                address = self._allocate(device, size)
+                counts.reserved += size
+                counts.allocations += 1
+            counts.allocated += size
+            counts.peak = max(counts.peak, counts.allocated)
+            return address, size
+
+    def _allocate(self, device: int, size: int) -> int:
+        try:
+            return self.runtime.allocate(device, size)
+        except MemoryError:
+            self.empty(device)
+        try:
+            return self.runtime.allocate(device, size)
+        except MemoryError:
+            free, total = self.runtime.memory_info(device)
+            raise DeviceMemoryError(
+                message(
+                    "allocate",
+                    "the device must have enough memory",
+                    "Smaller batches need less; numbaconv.cuda.memory_stats() shows what arrays hold.",
+                    device=f"cuda:{device}",
+                    wanted=_readable(size),
+                    in_arrays=_readable(self.counts(device).allocated),
+                    free=_readable(free),
+                    total=_readable(total),
+                )
+            ) from None
+
+    def counts(self, device: int) -> Counts:
+        return self.used.setdefault(device, Counts())
+
+    def collect(self) -> None:
+        """Takes back the blocks whose arrays are gone."""
+        while self.returned:
+            address, size, device, stream, others = self.returned.popleft()
+            self.counts(device).allocated -= size
+            if not self.runtime.caches:
+                self.runtime.free(device, address)
+                self.counts(device).reserved -= size
+                continue
+            events = []
+            for other in others:
+                event = self.runtime.create_event(device)
+                self.runtime.record(device, event, other)
+                events.append(event)
+            self.free.setdefault((device, stream), {}).setdefault(size, []).append((address, events))
+
+    def empty(self, device: int) -> None:
+        """Gives the blocks nobody uses back to the runtime."""
+        with self.lock:
+            self.collect()
+            self.runtime.synchronize(device)  # a kernel that is still queued may use one
+            for pool in [p for p in self.free if p[0] == device and p not in self.kept]:
+                for size, blocks in self.free.pop(pool).items():
+                    for address, _ in blocks:
+                        self.runtime.free(device, address)
+                    self.counts(device).reserved -= size * len(blocks)
+
+
+class Counts:
+    """Bytes of one device, and how often the runtime was asked for memory."""
+
+    def __init__(self) -> None:
+        self.allocated = self.peak = self.reserved = self.allocations = 0
+
+
+_pools: weakref.WeakKeyDictionary[Runtime, _Pools] = weakref.WeakKeyDictionary()
+
+
+def _pools_of(owner: Runtime) -> _Pools:
+    pools = _pools.get(owner)
+    if pools is None:
+        pools = _pools.setdefault(owner, _Pools(owner))
+    return pools
+
+
+def _size_class(nbytes: int) -> int:
+    """Rounded up to an eighth of its power of two, and to whole granules."""
+    step = max(1 << max((nbytes - 1).bit_length() - 4, 0), _SMALLEST)
+    return -(-max(nbytes, 1) // step) * step
+
+
+def _readable(nbytes: int) -> str:
+    return f"{nbytes / 2**20:,.1f} MiB"
+
+
+# --- what the rest of the package uses ----------------------------------------------------------------------
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype, device: int) -> DeviceArray:
-    """An uninitialised array in C order, aligned to 256 bytes."""
-    block = Block(runtime(), device, max(math.prod(shape) * dtype.itemsize, 1))
-    return DeviceArray(block.address, shape, dtype, device, block)
+    """An uninitialised array in C order, aligned to 256 bytes.
+
+    Raises:
+        DeviceMemoryError: the device is full.
+    """
+    owner, stream = runtime(), current_stream(device)
+    address, size = _pools_of(owner).take(device, math.prod(shape) * dtype.itemsize, stream)
+    return DeviceArray(address, shape, dtype, device, Block(owner, device, stream, address, size))
 
 
 def zeros(shape: tuple[int, ...], dtype: np.dtype, device: int) -> DeviceArray:
@@ -39,9 +190,36 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype, device: int) -> DeviceArray:
     return out
 
 
-def from_host(x: np.ndarray, device: int) -> DeviceArray:
-    """A copy of a NumPy array, in C order."""
-    out = empty(x.shape, x.dtype, device)
-    if out.size:
-        runtime().copy_to_device(device, out.address, np.ascontiguousarray(x), current_stream(device))
-    return out
+def keep(device: int, stream: int, kept: bool = True) -> None:
+    """Whether `empty_cache` leaves a stream's pool alone: a captured graph uses its blocks again."""
+    pools = _pools_of(runtime())
+    (pools.kept.add if kept else pools.kept.discard)((device, stream))
+
+
+# --- for users ----------------------------------------------------------------------------------------------
+
+
+def memory_stats(device: int = 0) -> dict[str, int]:
+    """What the allocator holds on a GPU.
+
+    Returns:
+        allocated: bytes that arrays lie on, rounded up as they are allocated.
+        peak: the most there were at once.
+        reserved: bytes taken from the driver, in use or kept for reuse.
+        allocations: how often the driver was asked.
+    """
+    pools = _pools_of(runtime())
+    with pools.lock:
+        pools.collect()
+        counts = pools.counts(device)
+        return {
+            "allocated": counts.allocated,
+            "peak": counts.peak,
+            "reserved": counts.reserved,
+            "allocations": counts.allocations,
+        }
+
+
+def empty_cache(device: int = 0) -> None:
+    """Gives memory that no array uses back to the driver, for other programs. Waits for the device."""
+    _pools_of(runtime()).empty(device)

@@ -1,8 +1,8 @@
 """What stands behind every launch, copy and allocation: one object, the runtime.
 
 Four do the same job: the driver (a GPU), numba's simulator, and in the tests a PTX interpreter and a recorder. All
-else in this package asks `runtime()` and does not know which one it has. Addresses, streams and events are plain
-values of the runtime's own; stream 0 is the default one of a device, as in CUDA.
+else in this package asks `runtime()` and does not know which one it has. Addresses and streams are ints; stream 0 is
+the default one of a device, as in CUDA, and 1 and 2 are nobody's. Events and graphs are objects of the runtime's own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class Runtime(Protocol):
     """
 
     caches: bool  # whether memory.py may keep freed memory; where bounds are checked, sizes must be exact
+    # (This and all below is one object's; a method that takes a device may be called from any thread.)
 
     def device_count(self) -> int:
         """Number of devices.
@@ -37,6 +38,12 @@ class Runtime(Protocol):
             DeviceError: no such device, or one below 7.5.
         """
 
+    def multiprocessors(self, device: int) -> int:
+        """How many blocks run at once, at least."""
+
+    def memory_info(self, device: int) -> tuple[int, int]:
+        """(free, total) bytes of the device."""
+
     def allocate(self, device: int, nbytes: int) -> int:
         """The address of uninitialised memory, aligned to 256 bytes.
 
@@ -47,16 +54,22 @@ class Runtime(Protocol):
     def free(self, device: int, address: int) -> None:
         """Gives memory back, once all that is queued is done with it."""
 
-    def copy_to_device(self, device: int, address: int, source: np.ndarray, stream: Any) -> None:
-        """Queues a copy of a C-contiguous host array."""
+    def adopt(self, address: int, nbytes: int) -> int:
+        """Memory of another library is going to be used; the number of the device it is on."""
 
-    def copy_to_host(self, device: int, target: np.ndarray, address: int, stream: Any) -> None:
+    def disown(self, address: int) -> None:
+        """It is not used any more."""
+
+    def copy_to_device(self, device: int, address: int, source: np.ndarray, stream: int) -> None:
+        """Queues a copy of a C-contiguous host array, which must stay as it is until then if it is pinned."""
+
+    def copy_to_host(self, device: int, target: np.ndarray, address: int, stream: int) -> None:
         """Queues a copy into a C-contiguous host array."""
 
-    def copy(self, device: int, to: int, source: int, nbytes: int, stream: Any) -> None:
+    def copy(self, device: int, to: int, source: int, nbytes: int, stream: int) -> None:
         """Queues a copy on the device; `source` may be another device's address."""
 
-    def clear(self, device: int, address: int, nbytes: int, stream: Any) -> None:
+    def clear(self, device: int, address: int, nbytes: int, stream: int) -> None:
         """Queues zeros."""
 
     def launch(
@@ -65,31 +78,47 @@ class Runtime(Protocol):
         kernel: Any,
         grid: tuple[int, int, int],
         shared: int,
-        stream: Any,
+        stream: int,
         args: Sequence[int | float],
     ) -> None:
         """Queues a kernel, a `launch.Specialised`: blocks, bytes of dynamic shared memory, arguments."""
 
-    def create_stream(self, device: int) -> Any:
+    def create_stream(self, device: int) -> int:
         """A new stream that does not wait for the default one."""
 
     def create_event(self, device: int) -> Any:
         """A new event."""
 
-    def record(self, event: Any, stream: Any) -> None:
+    def record(self, device: int, event: Any, stream: int) -> None:
         """The event is reached when all that is queued on the stream so far is done."""
 
-    def wait(self, stream: Any, event: Any) -> None:
+    def wait(self, device: int, stream: int, event: Any) -> None:
         """What is queued on the stream from now on starts after the event."""
 
-    def finished(self, event: Any) -> bool:
+    def finished(self, device: int, event: Any) -> bool:
         """Whether a recorded event has been reached."""
 
-    def synchronize(self, device: int, stream: Any = None) -> None:
+    def wait_on_host(self, device: int, event: Any) -> None:
+        """Returns when a recorded event has been reached."""
+
+    def synchronize(self, device: int, stream: int | None = None) -> None:
         """Returns when the stream (None: all of the device) has done all that is queued."""
 
     def pinned_empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Host memory that copies to and from without a stop between."""
+        """Host memory that the device copies to and from by itself, while the host goes on."""
+
+    def begin_capture(self, device: int, stream: int) -> None:
+        """From now on what this thread queues on the stream is not done but written down.
+
+        Raises:
+            DeviceError: the runtime cannot do this; says why.
+        """
+
+    def end_capture(self, device: int, stream: int) -> Any:
+        """Ends that; a graph of what was queued. The memory it uses must stay allocated as long as it is replayed."""
+
+    def replay(self, device: int, graph: Any, stream: int) -> None:
+        """Queues all of a graph."""
 
 
 _forced: list[Runtime] = []

@@ -12,6 +12,8 @@ it waits at a barrier or ends, so every run is the same.
 from __future__ import annotations
 
 import bisect
+import ctypes
+import itertools
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -53,6 +55,8 @@ class Simulator:
     def __init__(self) -> None:
         self._allocations: dict[int, np.ndarray] = {}
         self._addresses: list[int] = []
+        self._adopted: dict[int, int] = {}
+        self._streams = itertools.count(16)
 
     def device_count(self) -> int:
         return 1
@@ -61,6 +65,12 @@ class Simulator:
         if device != 0:
             raise DeviceError(message("simulator", "there is one simulated device, cuda:0", device=device))
         return 8, 0
+
+    def multiprocessors(self, device: int) -> int:
+        return 4
+
+    def memory_info(self, device: int) -> tuple[int, int]:
+        return 1 << 32, 1 << 33
 
     # --- memory ---------------------------------------------------------------------------------------------
 
@@ -77,15 +87,40 @@ class Simulator:
         del self._allocations[address]
         self._addresses.remove(address)
 
+    def adopt(self, address: int, nbytes: int) -> int:
+        start = self._start(address)
+        if start is not None and start not in self._adopted:  # our own, back from another library
+            return 0
+        self._adopted[address] = self._adopted.get(address, 0) + 1
+        known = self._allocations.get(address)
+        if known is None:
+            bisect.insort(self._addresses, address)
+        if known is None or known.size < nbytes:
+            pointer = ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8))
+            self._allocations[address] = np.ctypeslib.as_array(pointer, (nbytes,))
+        return 0
+
+    def disown(self, address: int) -> None:
+        if address in self._adopted:
+            self._adopted[address] -= 1
+            if not self._adopted[address]:
+                del self._adopted[address]
+                self.free(0, address)
+
+    def _start(self, address: int) -> int | None:
+        """Start of the allocation an address is in."""
+        place = bisect.bisect_right(self._addresses, address) - 1
+        if place < 0:
+            return None
+        start = self._addresses[place]
+        return start if address - start <= self._allocations[start].size else None
+
     def bytes_at(self, address: int) -> np.ndarray:
         """The bytes from an address to the end of its allocation."""
-        place = bisect.bisect_right(self._addresses, address) - 1
-        if place >= 0:
-            start = self._addresses[place]
-            memory = self._allocations[start]
-            if address - start <= memory.size:
-                return memory[address - start :]
-        raise IndexError(f"address {address:#x} is in no allocation")
+        start = self._start(address)
+        if start is None:
+            raise IndexError(f"address {address:#x} is in no allocation")
+        return self._allocations[start][address - start :]
 
     def pointer(self, address: int, dtype: Any) -> Pointer:
         """A pointer to elements of a dtype."""
@@ -95,16 +130,16 @@ class Simulator:
         memory = self.bytes_at(address)
         return Pointer(memory[: memory.size - memory.size % dtype.itemsize].view(dtype), address)
 
-    def copy_to_device(self, device: int, address: int, source: np.ndarray, stream: Any) -> None:
+    def copy_to_device(self, device: int, address: int, source: np.ndarray, stream: int) -> None:
         self.bytes_at(address)[: source.nbytes] = source.reshape(-1).view(np.uint8)
 
-    def copy_to_host(self, device: int, target: np.ndarray, address: int, stream: Any) -> None:
+    def copy_to_host(self, device: int, target: np.ndarray, address: int, stream: int) -> None:
         target.reshape(-1).view(np.uint8)[:] = self.bytes_at(address)[: target.nbytes]
 
-    def copy(self, device: int, to: int, source: int, nbytes: int, stream: Any) -> None:
+    def copy(self, device: int, to: int, source: int, nbytes: int, stream: int) -> None:
         self.bytes_at(to)[:nbytes] = self.bytes_at(source)[:nbytes]
 
-    def clear(self, device: int, address: int, nbytes: int, stream: Any) -> None:
+    def clear(self, device: int, address: int, nbytes: int, stream: int) -> None:
         self.bytes_at(address)[:nbytes] = 0
 
     def pinned_empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -112,23 +147,35 @@ class Simulator:
 
     # --- order: everything is done when its call returns -----------------------------------------------------
 
-    def create_stream(self, device: int) -> Any:
-        return object()
+    def create_stream(self, device: int) -> int:
+        return next(self._streams)
 
     def create_event(self, device: int) -> Any:
         return object()
 
-    def record(self, event: Any, stream: Any) -> None:
+    def record(self, device: int, event: Any, stream: int) -> None:
         pass
 
-    def wait(self, stream: Any, event: Any) -> None:
+    def wait(self, device: int, stream: int, event: Any) -> None:
         pass
 
-    def finished(self, event: Any) -> bool:
+    def finished(self, device: int, event: Any) -> bool:
         return True
 
-    def synchronize(self, device: int, stream: Any = None) -> None:
+    def wait_on_host(self, device: int, event: Any) -> None:
         pass
+
+    def synchronize(self, device: int, stream: int | None = None) -> None:
+        pass
+
+    def begin_capture(self, device: int, stream: int) -> None:
+        raise DeviceError(message("capture", "the simulator cannot capture: it runs kernels at once"))
+
+    def end_capture(self, device: int, stream: int) -> Any:
+        raise DeviceError(message("capture", "nothing is being captured"))
+
+    def replay(self, device: int, graph: Any, stream: int) -> None:
+        raise DeviceError(message("capture", "nothing was captured"))
 
     # --- kernels --------------------------------------------------------------------------------------------
 
@@ -138,7 +185,7 @@ class Simulator:
         kernel: Any,
         grid: tuple[int, int, int],
         shared: int,
-        stream: Any,
+        stream: int,
         args: Sequence[int | float],
     ) -> None:
         function = kernel.python_function(_cuda)
