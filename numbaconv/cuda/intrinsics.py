@@ -115,7 +115,7 @@ if not simulated():
         return result(function, values), generate
 
 else:
-    from .simulator import Pointer
+    from .simulated_block import Pointer
 
     def _elements(array: Any) -> int:
         return _BYTES // (array.elements if isinstance(array, Pointer) else array).itemsize
