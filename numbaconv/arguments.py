@@ -75,7 +75,7 @@ def remembered(function: Callable[..., Any]) -> Any:
     @functools.wraps(function)
     def remember(*args: Any, **kwargs: Any) -> Any:
         values = {name: value if name in flags else hashable(value) for name, value in kwargs.items()}
-        return cached(*map(hashable, args), **values)
+        return cached(*[value if type(value) is int else hashable(value) for value in args], **values)
 
     return remember
 

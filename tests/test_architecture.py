@@ -29,6 +29,7 @@ COMPILERS = {"njit", "jit", "vectorize", "guvectorize", "stencil", "cfunc", "gen
 SIMD_FILES = {
     "jit.py",
     "cpu/simd.py",
+    "cpu/dot_tile.py",
     "cpu/pool_tile.py",
     "cpu/transpose.py",
     "cpu/conv2d/depthwise_tile.py",

@@ -138,6 +138,14 @@ def flat(x: np.ndarray) -> np.ndarray:
     return view if view.flags.writeable else _writable(view)
 
 
+def flat_contiguous(x: np.ndarray) -> np.ndarray:
+    """``flat(contiguous(x))``, quickly where `x` is in C order."""
+    flags = x.flags
+    if flags.c_contiguous and flags.writeable:
+        return x if x.ndim == 1 else x.reshape(-1)
+    return flat(contiguous(x))
+
+
 def _writable(view: np.ndarray) -> np.ndarray:
     """The same memory without the read-only flag, so that it does not cost a second compilation.
 

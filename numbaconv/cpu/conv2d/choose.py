@@ -10,13 +10,14 @@ from typing import Any
 
 from ...errors import ArgumentError, message
 from ...shapes import Conv2dProblem
-from . import depthwise, direct, pointwise, winograd_variants
+from . import depthwise, direct, im2col, pointwise, winograd_variants
 from .algorithm import Algorithm
 
 DIRECTIONS = ("forward", "backward_input", "backward_weight")
 
 # In order of preference, the same for the three directions; direct takes everything.
 ALGORITHMS: tuple[Algorithm, ...] = (
+    im2col.ALGORITHM,
     pointwise.ALGORITHM,
     depthwise.ALGORITHM,
     *winograd_variants.ALGORITHMS,

@@ -1,0 +1,89 @@
+"""Dot products of rows with rows, in explicit SIMD: what a matrix product needs where nothing is packed.
+
+The register tile of `simd` runs along columns that lie side by side, which a weight (out, in) has only once it is
+packed. Here the vectors run along the terms instead, both operands are read as they lie, and each sum is added up
+across its lanes at the end: worth it where there are too few rows to pay for packing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from .simd import VECTOR_BYTES, Vectors
+
+_INT = ir.IntType(64)
+
+
+def _add_lanes(vec: Vectors, value: Any) -> Any:
+    """The sum of a vector's lanes, halves upon halves: one order, whatever the target."""
+    builder, width = vec.builder, vec.lanes
+    while width > 1:
+        width //= 2
+        kind = ir.VectorType(ir.IntType(32), width)
+        low, high = (ir.Constant(kind, list(range(start, start + width))) for start in (0, width))
+        value = builder.fadd(builder.shuffle_vector(value, value, low), builder.shuffle_vector(value, value, high))
+    return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+
+@intrinsic(prefer_literal=True)
+def _dot_tile(
+    typing_context: Any, a: Any, a_start: Any, a_row: Any, b: Any, b_start: Any, b_row: Any, terms: Any,
+    out: Any, out_start: Any, out_row: Any, first: Any, rows: Any, columns: Any,
+) -> Any:  # fmt: skip
+    index = types.intp
+    signature = types.void(
+        a, index, index, b, index, index, index, out, index, index, types.boolean, rows, columns
+    )  # fmt: skip
+    size = rows.literal_value, columns.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def data(position: int) -> Any:
+            return context.make_array(signature.args[position])(context, builder, args[position]).data
+
+        element = signature.args[0].dtype
+        vec = Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
+        every = [(m, k) for m in range(size[0]) for k in range(size[1])]
+        a_rows = [_row(builder, data(0), args[1], args[2], m) for m in range(size[0])]
+        b_rows = [_row(builder, data(3), args[4], args[5], k) for k in range(size[1])]
+        terms, lanes = args[6], ir.Constant(_INT, vec.lanes)
+        zero = ir.Constant(vec.type, [0.0] * vec.lanes)
+        sums = {place: cgutils.alloca_once_value(builder, zero) for place in every}
+
+        def add_products(a_values: list[Any], b_values: list[Any]) -> None:
+            for m, k in every:
+                total = vec.multiply_add(a_values[m], b_values[k], builder.load(sums[m, k]))
+                builder.store(total, sums[m, k])
+
+        whole = builder.udiv(terms, lanes)
+        with cgutils.for_range(builder, whole) as loop:
+            at = builder.mul(loop.index, lanes)
+            add_products([vec.load(row, at) for row in a_rows], [vec.load(row, at) for row in b_rows])
+        at = builder.mul(whole, lanes)
+        rest = builder.sub(terms, at)
+        with builder.if_then(builder.icmp_signed(">", rest, ir.Constant(_INT, 0))):
+            mask = vec.first_lanes(rest, 0)
+            add_products(*([vec.masked_load(vec.at(row, at), mask) for row in side] for side in (a_rows, b_rows)))
+        for m, k in every:
+            place = builder.gep(_row(builder, data(7), args[8], args[9], m), [ir.Constant(_INT, k)])
+            before = builder.select(args[10], ir.Constant(vec.type.element, 0.0), builder.load(place))
+            builder.store(builder.fadd(before, _add_lanes(vec, builder.load(sums[m, k]))), place)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _row(builder: Any, base: Any, start: Any, pitch: Any, index: int) -> Any:
+    return builder.gep(base, [builder.add(start, builder.mul(pitch, ir.Constant(_INT, index)))])
+
+
+# dot_tile(a, a_start, a_row, b, b_start, b_row, terms, out, out_start, out_row, first, rows, columns)
+#
+# For m < rows and k < columns, both literal:
+#
+#   out[out_start + m * out_row + k] = (0 if first else the value there)
+#       + sum over j < terms of a[a_start + m * a_row + j] * b[b_start + k * b_row + j]
+dot_tile: Any = _dot_tile

@@ -1,0 +1,147 @@
+"""Fully connected layers of few samples: bound by reading the weight, or by the call itself. Nothing is packed.
+
+Bytes: the weight once, in the order it lies. Forward: dot products of its rows. Input-gradient: eight of its rows at a
+time are added, scaled, to the result. Weight-gradient: the outer product of the samples, written once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..jit import kernel, launch, never_inline, parallel_kernel, prange
+from .dot_tile import dot_tile
+from .layout import empty, flat_contiguous
+from .simd import VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_panel
+
+FEW = 8  # samples
+_SMALL = 1 << 18  # multiply-adds, with any number of samples: packing would take longer
+_TERMS = 512 * VECTOR_BYTES // 8  # of a dot product before it joins the outer sum: at most 512 a lane
+_OUTPUTS = 48  # of a task: whole tiles
+_INPUTS = 512  # of a task of the input-gradient
+_TOGETHER = 8  # rows of the weight read side by side
+
+
+def pays(rows: int, weight_shape: tuple[int, int]) -> bool:
+    """Whether this is the way to multiply `rows` samples."""
+    return rows <= FEW or rows * weight_shape[0] * weight_shape[1] <= _SMALL
+
+
+def pays_backward(rows: int, weight_shape: tuple[int, int]) -> bool:
+    """Whether it is for the gradients, whose tiles must fit."""
+    outputs, inputs = weight_shape
+    block = VECTOR_BYTES // 4 * WIDE_VECTORS
+    return 0 < rows <= 512 and pays(rows, weight_shape) and outputs >= WIDE_ROWS and inputs >= block
+
+
+def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    outputs, inputs = weight.shape
+    out = empty((x.shape[0], outputs), x.dtype)
+    work_ns = weight.size * (0.1 + 0.02 * x.shape[0])
+    first = out if bias is None else bias
+    args = flat_contiguous(x), flat_contiguous(weight), flat_contiguous(first), bias is not None, out.reshape(-1)
+    launch(_dots, _dots_parallel, -(-outputs // _OUTPUTS), work_ns, *args, outputs, inputs)
+    return out
+
+
+@kernel
+def _dots(first, end, x, weight, bias, has_bias, out, outputs, inputs):
+    """Task: some outputs, of all samples."""
+    never_inline()
+    rows = out.size // outputs
+    for task in range(first, end):
+        stop = min(outputs, (task + 1) * _OUTPUTS)
+        o = task * _OUTPUTS
+        while o < stop:
+            columns = 4 if o + 4 <= stop else 1
+            m = 0
+            while m < rows:
+                together = 4 if m + 4 <= rows and columns == 4 else 1
+                for j in range(0, max(inputs, 1), _TERMS):
+                    terms = min(_TERMS, inputs - j)
+                    a, b, to = m * inputs + j, o * inputs + j, m * outputs + o
+                    if together == 4:
+                        dot_tile(x, a, inputs, weight, b, inputs, terms, out, to, outputs, j == 0, 4, 2)
+                        dot_tile(x, a, inputs, weight, b + 2 * inputs, inputs, terms, out, to + 2, outputs, j == 0,
+                                 4, 2)  # fmt: skip
+                    elif columns == 4:
+                        dot_tile(x, a, inputs, weight, b, inputs, terms, out, to, outputs, j == 0, 1, 4)
+                    else:
+                        dot_tile(x, a, inputs, weight, b, inputs, terms, out, to, outputs, j == 0, 1, 1)
+                m += together
+            if has_bias:
+                for m in range(rows):
+                    for k in range(o, o + columns):
+                        out[m * outputs + k] += bias[k]
+            o += columns
+
+
+@parallel_kernel
+def _dots_parallel(first, end, x, weight, bias, has_bias, out, outputs, inputs):
+    for task in prange(first, end):
+        _dots(task, task + 1, x, weight, bias, has_bias, out, outputs, inputs)
+
+
+def grad_input(grad_output: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    outputs, inputs = weight.shape
+    out = empty((grad_output.shape[0], inputs), grad_output.dtype)
+    work_ns = weight.size * (0.1 + 0.03 * grad_output.shape[0])
+    args = flat_contiguous(grad_output), flat_contiguous(weight), out.reshape(-1), outputs, inputs
+    launch(_scaled_rows, _scaled_rows_parallel, -(-inputs // _INPUTS), work_ns, *args)
+    return out
+
+
+@kernel
+def _scaled_rows(first, end, grad_output, weight, out, outputs, inputs):
+    """Task: some inputs, of all samples."""
+    never_inline()
+    rows = out.size // inputs
+    block = WIDE_VECTORS * (VECTOR_BYTES // out.itemsize)
+    for task in range(first, end):
+        start, stop = task * _INPUTS, min(inputs, (task + 1) * _INPUTS)
+        for o in range(0, outputs, _TOGETHER):
+            terms = min(_TOGETHER, outputs - o)
+            for m in range(rows):
+                for i in range(start, stop - block + 1, block):
+                    multiply_panel(grad_output, m * outputs + o, 0, 1, weight, o * inputs + i, inputs,
+                                   out, m * inputs + i, 0, terms, o == 0, 1, WIDE_VECTORS)  # fmt: skip
+                for i in range(start + (stop - start) // block * block, stop):
+                    total = out.dtype.type(0) if o == 0 else out[m * inputs + i]
+                    for j in range(terms):
+                        total += grad_output[m * outputs + o + j] * weight[(o + j) * inputs + i]
+                    out[m * inputs + i] = total
+
+
+@parallel_kernel
+def _scaled_rows_parallel(first, end, grad_output, weight, out, outputs, inputs):
+    for task in prange(first, end):
+        _scaled_rows(task, task + 1, grad_output, weight, out, outputs, inputs)
+
+
+def grad_weight(grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:
+    rows, outputs = grad_output.shape
+    inputs = x.shape[1]
+    out = empty((outputs, inputs), x.dtype)
+    args = flat_contiguous(grad_output), flat_contiguous(x), out.reshape(-1), outputs, inputs
+    launch(_outer, _outer_parallel, -(-outputs // _OUTPUTS), out.size * (0.2 + 0.03 * rows), *args)
+    return out
+
+
+@kernel
+def _outer(first, end, grad_output, x, out, outputs, inputs):
+    """Task: some outputs. Needs a tile of outputs by inputs; the last ones overlap those before, and write the same."""
+    never_inline()
+    rows = x.size // inputs
+    block = WIDE_VECTORS * (VECTOR_BYTES // out.itemsize)
+    for task in range(first, end):
+        for o in range(task * _OUTPUTS, min(outputs, (task + 1) * _OUTPUTS), WIDE_ROWS):
+            output = min(o, outputs - WIDE_ROWS)
+            for i in range(0, inputs, block):
+                column = min(i, inputs - block)
+                multiply_panel(grad_output, output, 1, outputs, x, column, inputs, out, output * inputs + column,
+                               inputs, rows, True, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+
+
+@parallel_kernel
+def _outer_parallel(first, end, grad_output, x, out, outputs, inputs):
+    for task in prange(first, end):
+        _outer(task, task + 1, grad_output, x, out, outputs, inputs)
