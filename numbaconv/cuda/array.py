@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceError, ShapeError, message
+from . import dlpack
+from .streams import current_stream, order, protocol_number, stream_value
 
 
 def contiguous_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
@@ -98,8 +100,28 @@ class DeviceArray:
             "typestr": self.dtype.str,
             "data": (self.address, False),
             "version": 3,
-            "stream": 1,  # the default stream, in the protocol's numbers
+            "stream": protocol_number(current_stream(self.device)),
         }
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return dlpack.CUDA, self.device
+
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A capsule; `stream` is the consumer's, which is made to wait for what is queued here (-1: it is not)."""
+        if copy or dl_device not in (None, self.__dlpack_device__()):
+            raise BufferError("an array on a GPU is lent where it is, without a copy")
+        if stream != -1:
+            consumer = 0 if stream is None else stream_value(stream)
+            order(self.device, current_stream(self.device), consumer)
+            self.owner.used_on(consumer)
+        return dlpack.write(self)
 
     # --- views ----------------------------------------------------------------------------------------------
 
