@@ -1,0 +1,44 @@
+"""What each kernel's machine code may take of a GPU, and what must be found in it.
+
+One row for each kernel. `tests/test_cuda_compile.py` compiles them for every element type and for sm_75, sm_80, sm_90,
+sm_100 and sm_120, and compares. A row holds for the worst of these. That nothing is spilled, that nothing is in local
+memory, and that there is no 64-bit division goes without saying; the test says it. A kernel without a row fails, and
+the failure prints the row to paste here.
+
+Registers decide how many threads fit on a multiprocessor at once, and an access that is no longer of 16 bytes, or a
+main loop with more beside its multiply-adds, is time lost that no result shows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Budget(NamedTuple):
+    """One kernel's.
+
+    Attributes:
+        registers: of a thread, at most: (float32, float64), or one number.
+        shared: bytes of static shared memory, exactly; likewise.
+        wide: instructions of which there must be some of 16 bytes: "LDG STG" (global), "LDS STS" (shared), "LDGSTS"
+            (global to shared).
+        main_loop: the instruction that the loop is for, without its suffix: "FFMA" (in float64: DFMA), "HMMA".
+        share: of the main loop's instructions, at least.
+        float64: arithmetic in float64 that is meant, in the kernel for float32.
+        since: the first compute capability that has the instructions.
+    """
+
+    registers: int | tuple[int, int]
+    shared: int | tuple[int, int] = 0
+    wide: str = ""
+    main_loop: str = ""
+    share: float | tuple[float, float] = 0.0
+    float64: bool = False
+    since: tuple[int, int] = (7, 5)
+
+
+BUDGETS: dict[str, Budget] = {
+    # --- activation
+    "activation._relu": Budget(24, wide="LDG STG"),
+    "activation._relu_backward": Budget(24, wide="LDG STG"),
+}
