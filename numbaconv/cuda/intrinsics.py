@@ -17,8 +17,10 @@ __all__ = [
     "load_vector",
     "load_vector_shared",
     "map_vector",
+    "put_vector",
     "store_vector",
     "store_vector_shared",
+    "vector_at",
 ]
 
 _BYTES = 16
@@ -114,6 +116,32 @@ if not simulated():
 
         return result(function, values), generate
 
+    @intrinsic
+    def vector_at(typing_context, array, first):
+        """The vector in elements [first, first + VECTOR) of a local array, which stays in registers."""
+        result = types.UniTuple(array.dtype, _BYTES * 8 // array.dtype.bitwidth)
+
+        def generate(context, builder, signature, args):
+            kind, index_kind = signature.args
+            pointer = _element(context, builder, kind, args[0], index_kind, args[1])
+            lanes = [builder.load(builder.gep(pointer, [_I32(k)])) for k in range(result.count)]
+            return context.make_tuple(builder, result, lanes)
+
+        return result(array, first), generate
+
+    @intrinsic
+    def put_vector(typing_context, array, first, values):
+        """Writes a vector into elements [first, first + VECTOR) of a local array."""
+
+        def generate(context, builder, signature, args):
+            kind, index_kind, values_kind = signature.args
+            pointer = _element(context, builder, kind, args[0], index_kind, args[1])
+            for k in range(values_kind.count):
+                builder.store(builder.extract_value(args[2], k), builder.gep(pointer, [_I32(k)]))
+            return context.get_dummy_value()
+
+        return types.void(array, first, values), generate
+
 else:
     from .simulated_block import Pointer
 
@@ -142,3 +170,10 @@ else:
     def map_vector(function: Any, values: Any) -> Any:
         count = next(len(v) for v in values if isinstance(v, tuple))
         return tuple(function(*(v[k] if isinstance(v, tuple) else v for v in values)) for k in range(count))
+
+    def vector_at(array: Any, first: Any) -> Any:
+        return tuple(array[first + k] for k in range(_elements(array)))
+
+    def put_vector(array: Any, first: Any, values: Any) -> None:
+        for k, value in enumerate(values):
+            array[first + k] = value
