@@ -1,7 +1,7 @@
 """From a kernel to PTX and machine code, with or without a GPU.
 
 Source to PTX is numba's compiler, PTX to machine code (a cubin) NVIDIA's nvJitLink; neither needs a driver. What they
-return is kept on disk (`cache`).
+return is kept on disk (`cache`). Several architectures share numba's half of the work.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import re
 import threading
 import types as python_types
+import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -48,20 +49,38 @@ def cubin(kernel: Any, cc: tuple[int, int]) -> Cubin:
 
 
 def _compile(kernel: Any, cc: tuple[int, int]) -> str:
-    from numba import cuda
+    with _lock:
+        return _readable(_library(kernel).get_asm_strs(cc=cc)[0], kernel.name)
 
-    bounds = (kernel.threads, kernel.kernel.blocks_per_sm)
-    with _lock, _architecture(cc):
-        text, _ = cuda.compile(
-            kernel.device_function(cc),
-            kernel.signature(),
-            device=False,
-            abi="numba",
-            cc=cc,
-            output="ptx",
-            launch_bounds=bounds,
-        )
-    return _readable(text, kernel.name)
+
+_FRONT_END_CC = (7, 5)  # the oldest
+_libraries: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def _library(kernel: Any) -> Any:
+    """A kernel in LLVM's language, the same for every architecture: 0.1 to 0.4 s, and 0.03 s for PTX from it."""
+    from numba.cuda import compiler
+
+    library = _libraries.get(kernel)
+    if library is None:
+        with _architecture(_FRONT_END_CC):
+            library, _ = compiler._compile_pyfunc_with_fixup(
+                kernel.device_function(_FRONT_END_CC),
+                kernel.signature(),
+                debug=None,
+                lineinfo=False,
+                device=False,
+                fastmath=False,
+                cc=_FRONT_END_CC,
+                opt=None,
+                abi="numba",
+                abi_info=None,
+                forceinline=False,
+                launch_bounds=(kernel.threads, kernel.kernel.blocks_per_sm),
+                lto=False,
+            )
+        _libraries[kernel] = library
+    return library
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from numba import cuda, int32
+from numba import cuda, int32, uint32
 
 from .array import DeviceArray
 from .indexing import blocks_for, quotient, thread_number
@@ -21,6 +21,8 @@ from .runtime import runtime
 from .streams import current_stream
 
 TILE = 32  # elements of a side
+_PITCH = TILE + 1  # of a row in shared memory: elements of a column lie in 32 different banks
+_TILE_ELEMENTS = TILE * _PITCH
 _ROWS = 8  # of a tile, at a time: 256 threads
 _SMALLEST_SIDE = 16  # below, a tile is mostly empty, and a line is shared by few elements anyway
 
@@ -116,22 +118,26 @@ def _transpose(
     outer_target: "i64", inner_target: "i64", across_target: "i64",
 ):  # fmt: skip
     """One tile of a block: read along the source's rows, written along the target's."""
-    tile = cuda.shared.array((TILE, TILE + 1), T)  # a column more: elements of a column lie in 32 different banks
+    tile = cuda.shared.array(_TILE_ELEMENTS, T)
     block = int32(cuda.blockIdx.x)
     row = quotient(block, tiles_across)
     batch = quotient(row, tiles_down)
     outer = quotient(batch, inner)
     first_down = int32((row - batch * tiles_down) * TILE)
     first_across = int32((block - row * tiles_across) * TILE)
-    lane = int32(cuda.threadIdx.x % TILE)
-    line = int32(cuda.threadIdx.x // TILE)
+    line = quotient(cuda.threadIdx.x, TILE)
+    lane = cuda.threadIdx.x - line * TILE
     inner_index = batch - outer * inner
     read = source_first + outer * outer_source + inner_index * inner_source
     written = target_first + outer * outer_target + inner_index * inner_target
     for k in range(0, TILE, _ROWS):
         if first_down + line + k < down and first_across + lane < across:
-            tile[line + k, lane] = source[read + (first_down + line + k) * down_source + first_across + lane]
+            tile[uint32((line + k) * _PITCH + lane)] = source[
+                read + (first_down + line + k) * down_source + first_across + lane
+            ]
     cuda.syncthreads()
     for k in range(0, TILE, _ROWS):
         if first_across + line + k < across and first_down + lane < down:
-            target[written + (first_across + line + k) * across_target + first_down + lane] = tile[lane, line + k]
+            target[written + (first_across + line + k) * across_target + first_down + lane] = tile[
+                uint32(lane * _PITCH + line + k)
+            ]
