@@ -21,11 +21,19 @@ _FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
 class Row(NamedTuple):
-    """One backend. `owns(x)` says whether an array lives there."""
+    """One backend.
+
+    Attributes:
+        package: where its ops are.
+        owns: whether an array lives there.
+        install: what to do where it cannot be loaded.
+        take: (package, op, name of an argument, array that lives there) -> the same as its own kind of array.
+    """
 
     package: str
     owns: Callable[[Any], bool]
     install: str
+    take: Callable[[ModuleType, str, str, Any], Any] = lambda package, op, name, x: x
 
 
 def _owned_by_cuda(x: Any) -> bool:
@@ -39,11 +47,13 @@ ROWS: dict[str, Row] = {
     "cuda": Row(
         "numbaconv.cuda",
         _owned_by_cuda,
-        'It needs an NVIDIA driver and `pip install "numba-cuda[cu13]"` (or "[cu12]"), and a release of numbaconv '
-        "that has the CUDA backend: this one does not yet.",
+        'It needs an NVIDIA GPU, its driver, and `pip install "numbaconv[cuda13]"` (or "[cuda12]", for drivers before '
+        "580).",
+        lambda package, op, name, x: package.as_device_array(op, name, x),
     ),
 }
 _loaded: dict[str, ModuleType] = {"cpu": cpu}
+_own_types: dict[type, str] = {}  # each backend's own kind of array
 
 
 def load_backend(name: str, op: str = "backend") -> ModuleType:
@@ -63,6 +73,7 @@ def load_backend(name: str, op: str = "backend") -> ModuleType:
             message(op, f"the {name} backend is not available here", ROWS[name].install, reason=str(error))
         ) from None
     _loaded[name] = module
+    _own_types[module.DeviceArray] = name
     return module
 
 
@@ -75,7 +86,18 @@ def device_of(x: Any) -> str:
     return "cpu" if isinstance(x, np.ndarray) else _device_of(x, "device_of", "x")
 
 
+def place_of(x: Any) -> str:
+    """The device an array is on, as `to_device` takes it: "cpu", "cuda:1"."""
+    device = device_of(x)
+    if device == "cpu":
+        return device
+    number = getattr(x, "device", None)
+    return f"{device}:{number if isinstance(number, int) else x.__dlpack_device__()[1]}"
+
+
 def _device_of(x: Any, op: str, name: str) -> str:
+    if type(x) in _own_types:
+        return _own_types[type(x)]
     for device, row in ROWS.items():
         if row.owns(x):
             return device
@@ -102,6 +124,16 @@ def _split_device(device: str, op: str) -> tuple[str, int]:
     return name, int(index or 0)
 
 
+def backend_at(device: str, op: str = "backend") -> tuple[ModuleType, int]:
+    """The backend and the number of a device: of "cuda:1", cuda's and 1.
+
+    Raises:
+        DeviceError: if there is none of that name, or it cannot be loaded; says what to install.
+    """
+    name, index = _split_device(device, op)
+    return load_backend(name, op), index
+
+
 def to_device(x: Any, device: str) -> Any:
     """The array on `device` ("cpu", "cuda", "cuda:1"); itself if it is there already.
 
@@ -116,10 +148,20 @@ def to_device(x: Any, device: str) -> Any:
 
 def to_host(x: Any) -> np.ndarray:
     """The array as a NumPy array; itself if it is one, zero-copy if it is a DLPack array on the CPU."""
-    device = device_of(x)
+    x = own_array("to_host", "x", x)
+    return x if isinstance(x, np.ndarray) else load_backend(device_of(x), "to_host").to_host(x)
+
+
+def own_array(op: str, name: str, x: Any) -> Any:
+    """Any array as its backend's own kind, without a copy: an ndarray, or a device array.
+
+    Raises:
+        DTypeError: if it cannot be taken.
+    """
+    device = "cpu" if isinstance(x, np.ndarray) else _device_of(x, op, name)
     if device == "cpu":
-        return _host_array("to_host", "x", x)
-    return load_backend(device, "to_host").to_host(x)
+        return _host_array(op, name, x)
+    return ROWS[device].take(load_backend(device, op), op, name, x)
 
 
 def _host_array(op: str, name: str, x: Any) -> np.ndarray:
@@ -187,17 +229,38 @@ def enter(op: str, optional: tuple[str, ...] = ("bias",), /, **arrays: Any) -> t
     return tuple(result)
 
 
+def _enter_own(optional: tuple[str, ...], arrays: dict[str, Any]) -> tuple[Any, ...] | None:
+    """The usual case on another device: its own arrays, all of one dtype and place. None: it is not that."""
+    kind = dtype = place = None
+    for name, x in arrays.items():
+        if x is None and name in optional:
+            continue
+        if kind is None:
+            kind = type(x)
+            if kind not in _own_types:
+                return None
+            dtype, place = x.dtype, x.device
+        elif type(x) is not kind or x.dtype is not dtype or x.device != place:
+            return None
+    if dtype is not _FLOAT32 and dtype is not _FLOAT64:
+        return None
+    return _loaded[_own_types[kind]], *arrays.values()  # type: ignore[index]
+
+
 def _enter_slowly(op: str, optional: tuple[str, ...], arrays: dict[str, Any]) -> tuple[Any, ...]:
+    own = _enter_own(optional, arrays)
+    if own is not None:
+        return own
     present = {name: x for name, x in arrays.items() if x is not None or name not in optional}
     devices = {name: "cpu" if isinstance(x, np.ndarray) else _device_of(x, op, name) for name, x in present.items()}
-    if len(set(devices.values())) > 1:
-        raise DeviceError(
-            message(op, "all arrays must be on one device", "Move them with to_device or model.to(device).", **devices)
-        )
+    _require_one_device(op, devices)
     device = next(iter(devices.values()))
     backend = load_backend(device, op)
     if device == "cpu":
         present = {name: _native(op, name, x) for name, x in present.items()}
+    else:
+        present = {name: ROWS[device].take(backend, op, name, x) for name, x in present.items()}
+        _require_one_device(op, {name: f"{device}:{getattr(x, 'device', 0)}" for name, x in present.items()})
     for name, x in present.items():
         if np.dtype(x.dtype) not in (_FLOAT32, _FLOAT64):
             raise _wrong_dtype(op, name, x.dtype)
@@ -206,6 +269,13 @@ def _enter_slowly(op: str, optional: tuple[str, ...], arrays: dict[str, Any]) ->
         names = " and ".join(present)
         raise DTypeError(message(op, f"{names} must have one dtype", 'Convert one: x.astype("float32").', **dtypes))
     return backend, *(present.get(name) for name in arrays)
+
+
+def _require_one_device(op: str, devices: dict[str, str]) -> None:
+    if len(set(devices.values())) > 1:
+        raise DeviceError(
+            message(op, "all arrays must be on one device", "Move them with to_device or model.to(device).", **devices)
+        )
 
 
 def channels_last(x: Any) -> Any:

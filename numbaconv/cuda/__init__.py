@@ -8,6 +8,7 @@ from __future__ import annotations
 from .activation import relu, relu_backward
 from .array import DeviceArray
 from .errorword import synchronize
+from .interop import as_device_array
 from .layout import layout_of
 from .memory import empty_cache, memory_stats
 from .streams import stream

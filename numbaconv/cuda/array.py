@@ -149,16 +149,22 @@ class DeviceArray:
         return self.view(tuple(sizes), contiguous_strides(tuple(sizes), self.itemsize))
 
     def __getitem__(self, key: Any) -> DeviceArray:
-        """A view: integers, slices and ``...`` only."""
+        """A view: integers, slices, ``...`` and None only."""
         keys = list(key) if isinstance(key, tuple) else [key]
-        if Ellipsis in keys:
-            at = keys.index(Ellipsis)
-            keys[at : at + 1] = [slice(None)] * (self.ndim - len(keys) + 1)
-        keys += [slice(None)] * (self.ndim - len(keys))
-        if len(keys) != self.ndim:
-            raise IndexError(f"too many indices for an array of {self.ndim} axes")
+        given = sum(k is not None for k in keys if k is not ...)
+        if given > self.ndim:
+            raise IndexError(f"{given} indices for an array of {self.ndim} axes")
+        at = next((place for place, k in enumerate(keys) if k is ...), None)
+        rest = [slice(None)] * (self.ndim - given)
+        keys = keys + rest if at is None else keys[:at] + rest + keys[at + 1 :]
         shape, strides, offset = [], [], 0
-        for k, size, stride in zip(keys, self.shape, self.strides, strict=True):
+        axes = zip(self.shape, self.strides, strict=True)
+        for k in keys:
+            if k is None:
+                shape.append(1)
+                strides.append(0)
+                continue
+            size, stride = next(axes)
             if isinstance(k, slice):
                 start, stop, step = k.indices(size)
                 length = len(range(start, stop, step))

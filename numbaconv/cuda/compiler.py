@@ -7,6 +7,7 @@ return is kept on disk (`cache`). Several architectures share numba's half of th
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import threading
 import types as python_types
@@ -14,6 +15,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ..errors import DeviceError, message
 from . import cache
 
 _lock = threading.RLock()
@@ -46,6 +48,31 @@ def cubin(kernel: Any, cc: tuple[int, int]) -> Cubin:
         file.write(content)
     log_bytes, _, code = content.partition(b"\0")
     return Cubin(code, log_bytes.decode())
+
+
+@functools.cache
+def architecture(cc: tuple[int, int]) -> tuple[int, int]:
+    """The newest architecture the toolkit knows whose machine code runs on a GPU.
+
+    Raises:
+        DeviceError: the GPU is newer than the toolkit.
+    """
+    from numba.cuda.cudadrv import nvrtc
+
+    supported = nvrtc.get_supported_ccs()
+    fitting = [known for known in supported if known[0] == cc[0] and known <= cc]
+    if not fitting:
+        newest = "{}.{}".format(*max(supported))
+        raise DeviceError(
+            message(
+                "cuda",
+                "the CUDA toolkit must know this GPU",
+                'A newer one: `pip install --upgrade "numbaconv[cuda13]"`.',
+                compute_capability=f"{cc[0]}.{cc[1]}",
+                newest_known=newest,
+            )
+        )
+    return max(fitting)
 
 
 def _compile(kernel: Any, cc: tuple[int, int]) -> str:

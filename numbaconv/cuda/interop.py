@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DTypeError, message
+from ..errors import DTypeError, NumbaconvError, message
 from . import dlpack
 from .array import DeviceArray, contiguous_strides
 from .memory import Memory
@@ -86,6 +86,8 @@ def as_device_array(op: str, name: str, x: Any) -> DeviceArray:
         if hasattr(x, "__dlpack__") and x.__dlpack_device__()[0] == dlpack.CUDA:
             return _from_dlpack(x)
         return _from_interface(x)
+    except NumbaconvError:
+        raise
     except (BufferError, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
         raise DTypeError(
             message(

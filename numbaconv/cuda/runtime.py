@@ -11,7 +11,9 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+import numba_cuda  # noqa: F401 - first: without it `numba.cuda` is numba's own, an older one
 import numpy as np
+from numba.cuda.core import config
 
 
 class Runtime(Protocol):
@@ -136,8 +138,6 @@ def runtime() -> Runtime:
 
 def simulated() -> bool:
     """Whether NUMBA_ENABLE_CUDASIM makes `numba.cuda` a simulator in this process."""
-    from numba.cuda.core import config
-
     return bool(config.ENABLE_CUDASIM)
 
 
