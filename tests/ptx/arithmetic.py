@@ -24,9 +24,12 @@ def _llvm_fma(typing_context, x, y, z):
 
 
 @vectorize([types.float32(*[types.float32] * 3), types.float64(*[types.float64] * 3)], cache=True)
-def fma(x, y, z):
-    """x * y + z, rounded once."""
+def _fma(x, y, z):
     return _llvm_fma(x, y, z)
+
+
+# x * y + z, rounded once. (The NumPy ufunc itself: numba's object around it costs more than 1000 elements.)
+fma: np.ufunc = _fma.ufunc
 
 
 def two_sum(x, y):

@@ -122,7 +122,7 @@ def elementwise(function: Callable, target: int | None, sources: Sequence[int], 
                 index = lanes.index
                 slots[target][index] = function(slots[a][index])
             elif in_place:
-                function(slots[a], slots[target])
+                function(slots[a], out=slots[target])
             else:
                 slots[target][...] = function(slots[a])
 
@@ -134,7 +134,7 @@ def elementwise(function: Callable, target: int | None, sources: Sequence[int], 
                 index = lanes.index
                 slots[target][index] = function(slots[a][index], slots[b][index])
             elif in_place:
-                function(slots[a], slots[b], slots[target])
+                function(slots[a], slots[b], out=slots[target])
             else:
                 slots[target][...] = function(slots[a], slots[b])
 
@@ -146,7 +146,7 @@ def elementwise(function: Callable, target: int | None, sources: Sequence[int], 
                 index = lanes.index
                 slots[target][index] = function(slots[a][index], slots[b][index], slots[c][index])
             elif in_place:
-                function(slots[a], slots[b], slots[c], slots[target])
+                function(slots[a], slots[b], slots[c], out=slots[target])
             else:
                 slots[target][...] = function(slots[a], slots[b], slots[c])
 

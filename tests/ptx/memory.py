@@ -118,7 +118,7 @@ class DeviceMemory:
         return place
 
     def _poison(self, place: int, nbytes: int) -> None:
-        self.data[place : place + nbytes] = np.resize(np.frombuffer(POISON_BYTES, np.uint8), nbytes)
+        self.data[place : place + nbytes] = np.frombuffer(POISON_BYTES * (nbytes // 4 + 1), np.uint8)[:nbytes]
         self.written[place : place + nbytes] = 0
 
 
