@@ -10,6 +10,6 @@ from .array import DeviceArray
 from .errorword import synchronize
 from .interop import as_device_array
 from .layout import layout_of
-from .memory import empty_cache, memory_stats
+from .memory import empty_cache, memory_stats, reuse_buffers
 from .streams import stream
 from .transfer import to_device, to_host

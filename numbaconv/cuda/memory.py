@@ -11,10 +11,12 @@ when the device has no more.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import weakref
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -194,6 +196,12 @@ def keep(device: int, stream: int, kept: bool = True) -> None:
     """Whether `empty_cache` leaves a stream's pool alone: a captured graph uses its blocks again."""
     pools = _pools_of(runtime())
     (pools.kept.add if kept else pools.kept.discard)((device, stream))
+
+
+@contextlib.contextmanager
+def reuse_buffers() -> Iterator[None]:
+    """Nothing to do here: memory is always kept and lent again."""
+    yield
 
 
 # --- for users ----------------------------------------------------------------------------------------------
