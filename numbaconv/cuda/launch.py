@@ -17,7 +17,7 @@ that differ are written ``TILE = PerType(float32=16, float64=8)``. Kernels never
 from __future__ import annotations
 
 import types as python_types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numba
@@ -32,7 +32,7 @@ from .streams import current_stream
 __all__ = ["KERNELS", "VECTOR", "Kernel", "PerType", "Specialised", "T", "inline", "kernel", "launch", "use"]
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-_LARGEST_GRID = (2**31 - 1, 65535, 65535)
+_MOST_BLOCKS = (2**31 - 1, 65535, 65535)
 
 
 class PerType:
@@ -238,7 +238,14 @@ def _device_copies(dtype: np.dtype, cc: tuple[int, int]) -> _Copies:
     return _device[dtype, cc]
 
 
-def launch(kernel: Kernel, dtype: Any, grid: int | tuple[int, ...], *args: Any, shared: int = 0) -> None:
+def launch(
+    kernel: Kernel,
+    dtype: Any,
+    grid: int | tuple[int, ...],
+    *args: Any,
+    shared: int = 0,
+    also: Iterable[DeviceArray] = (),
+) -> None:
     """Queues a kernel on the current stream of its arrays' device.
 
     Args:
@@ -247,17 +254,22 @@ def launch(kernel: Kernel, dtype: Any, grid: int | tuple[int, ...], *args: Any, 
         grid: number of blocks, one to three axes. With a 0 in it nothing is done.
         args: device arrays (their addresses are passed) and numbers, as the kernel's parameters.
         shared: bytes of dynamic shared memory.
+        also: arrays that the kernel reaches by addresses in another one.
     """
     x, y, z = (grid, 1, 1) if isinstance(grid, int) else (*grid, 1, 1)[:3]
-    blocks = x, y, z
-    if 0 in blocks:
+    if x == 0 or y == 0 or z == 0:
         return
-    if any(b > most for b, most in zip(blocks, _LARGEST_GRID, strict=True)):
-        raise ValueError(f"{kernel.name}: a grid of {blocks} blocks; at most {_LARGEST_GRID}")
-    arrays = [arg for arg in args if type(arg) is DeviceArray]
-    device = arrays[0].device
+    if x > _MOST_BLOCKS[0] or y > _MOST_BLOCKS[1] or z > _MOST_BLOCKS[2]:
+        raise ValueError(f"{kernel.name}: a grid of {(x, y, z)} blocks; at most {_MOST_BLOCKS}")
+    device = next(arg.device for arg in args if type(arg) is DeviceArray)
     stream = current_stream(device)
-    for array in arrays:
+    values = []
+    for arg in args:
+        if type(arg) is DeviceArray:
+            arg.owner.used_on(stream)
+            values.append(arg.address)
+        else:
+            values.append(arg)
+    for array in also:
         array.owner.used_on(stream)
-    values = [arg.address if type(arg) is DeviceArray else arg for arg in args]
-    runtime().launch(device, kernel.specialise(dtype), blocks, shared, stream, values)
+    runtime().launch(device, kernel.specialise(dtype), (x, y, z), shared, stream, values)

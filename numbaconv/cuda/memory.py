@@ -87,7 +87,8 @@ class _Pools:
                 counts.reserved += size
                 counts.allocations += 1
             counts.allocated += size
-            counts.peak = max(counts.peak, counts.allocated)
+            if counts.allocated > counts.peak:
+                counts.peak = counts.allocated
             return address, size
 
     def _allocate(self, device: int, size: int) -> int:
@@ -113,7 +114,10 @@ class _Pools:
             ) from None
 
     def counts(self, device: int) -> Counts:
-        return self.used.setdefault(device, Counts())
+        counts = self.used.get(device)
+        if counts is None:
+            counts = self.used[device] = Counts()
+        return counts
 
     def collect(self) -> None:
         """Takes back the blocks whose arrays are gone."""
