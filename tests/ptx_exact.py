@@ -10,7 +10,12 @@ from math import isqrt
 import numpy as np
 
 # Bits of the significand, exponent of the smallest normal number, struct code, of the bits as an integer.
-FORMATS = {"f32": (24, -126, "f", "I"), "f64": (53, -1022, "d", "Q"), "f16": (11, -14, "e", "H"), "bf16": (8, -126, "", "")}
+FORMATS = {
+    "f32": (24, -126, "f", "I"),
+    "f64": (53, -1022, "d", "Q"),
+    "f16": (11, -14, "e", "H"),
+    "bf16": (8, -126, "", ""),
+}
 
 
 def round_fraction(value: Fraction, format_name: str, rounding: str = "rn") -> float:

@@ -94,7 +94,9 @@ def test_warp_barrier_orders_a_warp_only():
 
 
 def test_atomics_do_not_race_with_each_other_but_with_stores():
-    atomic = SHARED + "setp.eq.u32 %p0, %t, 0;\n@%p0 st.shared.u32 [%r0], 0;\nbar.sync 0;\nred.shared.add.u32 [%r0], 1;\n"
+    atomic = (
+        SHARED + "setp.eq.u32 %p0, %t, 0;\n@%p0 st.shared.u32 [%r0], 0;\nbar.sync 0;\nred.shared.add.u32 [%r0], 1;\n"
+    )
     run(atomic)
     violation(checks.RACE, atomic + "@%p0 ld.shared.u32 %r3, [%r0];")
     run(atomic + "bar.sync 0;\n@%p0 ld.shared.u32 %r3, [%r0];")
@@ -279,7 +281,9 @@ def test_a_copy_into_what_others_still_read():
 def test_copies_check_their_source():
     violation(checks.OUT_OF_BOUNDS, COPY, x=np.zeros(63, np.float32), match="cp.async")
     violation(checks.UNWRITTEN, COPY, x=poisoned(64, np.float32), match="cp.async")
-    body = COPY.replace("], 4;", "], 4, %r4;").replace("cp.async.ca", "set.lt.u32.u32 %r4, %t, 63;\nand.b32 %r4, %r4, 4;\ncp.async.ca", 1)
+    body = COPY.replace("], 4;", "], 4, %r4;").replace(
+        "cp.async.ca", "set.lt.u32.u32 %r4, %t, 63;\nand.b32 %r4, %r4, 4;\ncp.async.ca", 1
+    )
     run(body, x=np.zeros(63, np.float32))
 
 

@@ -50,7 +50,9 @@ def test_fma(type_name, rounding):
     c[:150] = np.where(np.isfinite(product), -product, c)[:150]  # what remains is what the product's rounding lost
     if type_name == "f64" and rounding != "rn":
         a, b, c = (np.where(np.abs(x) < 1e-100, x.dtype.type(1), x) for x in (a, b, c))
-    check_exactly(f"fma.{rounding}.{type_name} %out, %a, %b, %c;", type_name, rounding, lambda x, y, z: x * y + z, a, b, c)
+    check_exactly(
+        f"fma.{rounding}.{type_name} %out, %a, %b, %c;", type_name, rounding, lambda x, y, z: x * y + z, a, b, c
+    )
 
 
 def test_fma_in_float32_is_not_float64_rounded_again():

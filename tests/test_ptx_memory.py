@@ -46,7 +46,9 @@ def test_load_and_store(type_name):
         assert wide.tolist() == x.tolist()
 
 
-@pytest.mark.parametrize(("vector", "type_name"), [("v2", "f32"), ("v4", "f32"), ("v2", "f64"), ("v4", "b8"), ("v2", "b64")])
+@pytest.mark.parametrize(
+    ("vector", "type_name"), [("v2", "f32"), ("v4", "f32"), ("v2", "f64"), ("v4", "b8"), ("v2", "b64")]
+)
 def test_vectors(vector, type_name):
     count, size = int(vector[1]), DTYPES[type_name].itemsize
     letter = {"f32": "f", "f64": "d", "b8": "h", "b64": "a"}[type_name]

@@ -34,6 +34,7 @@ class InterpreterRuntime:
     Attributes:
         memory: what is allocated on it.
         launches: kernel name -> how often it was launched.
+        texts: kernel name -> its PTX.
     """
 
     caches = False
@@ -61,6 +62,7 @@ class InterpreterRuntime:
         self.instead = dict(instead or {})
         self.memory = DeviceMemory()
         self.launches: Counter[str] = Counter()
+        self.texts: dict[str, str] = {}
         self._numbers = itertools.count(16)
         self._captured: dict[int, list[Callable[[], None]]] = {}
 
@@ -124,7 +126,7 @@ class InterpreterRuntime:
         stream: int,
         args: Sequence[int | float],
     ) -> None:
-        text = self.instead.get(kernel.name) or kernel.ptx(self.capability)
+        text = self.texts[kernel.name] = self.instead.get(kernel.name) or kernel.ptx(self.capability)
         self.launches[kernel.name] += 1
 
         def run():
