@@ -10,12 +10,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from numbaconv import backend, contract, cpu, functional
+from numbaconv import backend, contract, cpu, functional, nn
 from numbaconv.errors import DeviceError, DTypeError
 
 PACKAGE = Path(backend.__file__).parent
-MEMORY = {"to_device", "to_host", "channels_last", "contiguous", "layout_of", "reuse_buffers"}
-TRAINING = {"sgd_update", "adam_update", "accumulate", "scale_update", "sum_of_squares"}
+MEMORY = {
+    "to_device",
+    "to_host",
+    "channels_last",
+    "contiguous",
+    "layout_of",
+    "reuse_buffers",
+    "read",
+    "feeder",
+    "record",
+}
+TRAINING = {
+    "assign",
+    "sgd_update",
+    "adam_update",
+    "accumulate",
+    "clip_update",
+    "scale_update",
+    "sum_of_squares",
+    "require_finite",
+}
 
 
 def parameters(function):
@@ -27,6 +46,15 @@ def parameters(function):
 def test_cpu_has_it_with_the_same_parameters(op):
     assert hasattr(cpu, op), f"numbaconv.cpu has no {op}"
     assert parameters(getattr(cpu, op)) == parameters(contract.OPS[op])
+
+
+@pytest.mark.parametrize("op", contract.OPS)
+def test_cuda_has_it_with_the_same_parameters(op):
+    """Importing it needs no GPU."""
+    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+    cuda = backend.load_backend("cuda")
+    assert hasattr(cuda, op), f"numbaconv.cuda has no {op}"
+    assert parameters(getattr(cuda, op)) == parameters(contract.OPS[op])
 
 
 @pytest.mark.parametrize("op", contract.OPS)
@@ -156,29 +184,42 @@ def test_moving_arrays(calls):
 # --- devices by name ---------------------------------------------------------------------------------------
 
 
-def cuda_is_there():
+def gpu_is_there():
     try:
-        backend.load_backend("cuda")
+        backend.to_device(np.ones(3, "f4"), "cuda")
     except DeviceError:
         return False
     return True
 
 
-@pytest.mark.skipif(cuda_is_there(), reason="CUDA is available here")
+# Without numba-cuda the package cannot be imported; with it, but without a driver, nothing can be moved.
+WITHOUT = r"(the cuda backend is not available here|no GPU can be used here); got .*pip install"
+
+
+@pytest.mark.skipif(gpu_is_there(), reason="there is a GPU")
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
 def test_cuda_without_cuda_says_what_to_install(name):
-    with pytest.raises(DeviceError, match=r"^to_device: the cuda backend is not available here; got .*pip install"):
+    with pytest.raises(DeviceError, match=WITHOUT):
         backend.to_device(np.ones(3, "f4"), name)
 
 
-@pytest.mark.skipif(cuda_is_there(), reason="CUDA is available here")
+@pytest.mark.skipif(gpu_is_there(), reason="there is a GPU")
+def test_a_model_stays_where_it_was():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    before = [parameter.data for parameter in model.parameters()]
+    with pytest.raises(DeviceError, match=WITHOUT):
+        model.to("cuda")
+    assert all(parameter.data is data for parameter, data in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.skipif(gpu_is_there(), reason="there is a GPU")
 def test_an_array_of_cuda_without_cuda():
     class Foreign:
         __cuda_array_interface__ = {"shape": (3,), "typestr": "<f4", "data": (0, False), "version": 3}  # noqa: RUF012
         shape, dtype, ndim = (3,), np.dtype("f4"), 1
 
     assert backend.device_of(Foreign()) == "cuda"
-    with pytest.raises(DeviceError, match=r"^relu: the cuda backend is not available here; got .*pip install"):
+    with pytest.raises(DeviceError, match=WITHOUT):
         functional.relu(Foreign())
 
 

@@ -18,6 +18,7 @@ from .activation import (
     tanh,
     tanh_backward,
 )
+from .ahead import feeder, read, record, require_finite
 from .avg_pool import adaptive_avg_pool2d, adaptive_avg_pool2d_backward, avg_pool2d, avg_pool2d_backward
 from .conv2d import (
     conv2d,
@@ -37,7 +38,16 @@ from .memory import reuse_buffers
 from .norm import batch_norm, batch_norm_backward
 from .shape import add, concat, concat_backward, flatten, pad, pad_backward
 from .softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
-from .update import accumulate, adam_update, scale_update, sgd_update, sum_of_squares, zeros_like
+from .update import (
+    accumulate,
+    adam_update,
+    assign,
+    clip_update,
+    scale_update,
+    sgd_update,
+    sum_of_squares,
+    zeros_like,
+)
 
 
 def to_device(x: np.ndarray, index: int) -> np.ndarray:

@@ -36,17 +36,18 @@ def _in_place(op: str, name: str, x: np.ndarray) -> np.ndarray:
 # --- SGD --------------------------------------------------------------------------------------------------
 
 
-def sgd_update(parameter, grad, velocity, lr, momentum, dampening, weight_decay, nesterov, first):
-    p, g = _in_place("sgd_update", "parameter", parameter), flat(contiguous(grad))
-    tasks = -(-p.size // _CHUNK)
-    if velocity is None:
-        launch(_sgd, _sgd_parallel, tasks, p.size * 0.4, p, g, lr, weight_decay)
-        return
-    v = _in_place("sgd_update", "velocity", velocity)
-    if first:
-        v[:] = 0
+def sgd_update(parameters, grads, velocities, lr, momentum, dampening, weight_decay, nesterov, first):
     gain = 1.0 if first else 1 - dampening
-    launch(_momentum, _momentum_parallel, tasks, p.size * 0.6, p, g, v, lr, momentum, gain, weight_decay, nesterov)
+    for i, (parameter, grad) in enumerate(zip(parameters, grads, strict=True)):
+        p, g = _in_place("sgd_update", "parameter", parameter), flat(contiguous(grad))
+        tasks = -(-p.size // _CHUNK)
+        if velocities is None:
+            launch(_sgd, _sgd_parallel, tasks, p.size * 0.4, p, g, lr, weight_decay)
+            continue
+        v = _in_place("sgd_update", "velocity", velocities[i])
+        if first:
+            v[:] = 0
+        launch(_momentum, _momentum_parallel, tasks, p.size * 0.6, p, g, v, lr, momentum, gain, weight_decay, nesterov)
 
 
 @kernel
@@ -94,15 +95,16 @@ def _momentum_parallel(first, end, parameter, grad, velocity, lr, momentum, gain
 # --- Adam -------------------------------------------------------------------------------------------------
 
 
-def adam_update(parameter, grad, mean, square, lr, beta1, beta2, eps, weight_decay, decoupled, step):
-    p, g = _in_place("adam_update", "parameter", parameter), flat(contiguous(grad))
-    m, s = _in_place("adam_update", "mean", mean), _in_place("adam_update", "square", square)
+def adam_update(parameters, grads, means, squares, lr, beta1, beta2, eps, weight_decay, decoupled, step):
     rate = lr / (1 - beta1**step)
     root = math.sqrt(1 - beta2**step)
     keep = 1 - lr * weight_decay if decoupled else 1.0
     decay = 0.0 if decoupled else weight_decay
-    arguments = p, g, m, s, rate, beta1, beta2, root, eps, keep, decay
-    launch(_adam, _adam_parallel, -(-p.size // _CHUNK), p.size * 1.0, *arguments)
+    for parameter, grad, mean, square in zip(parameters, grads, means, squares, strict=True):
+        p, g = _in_place("adam_update", "parameter", parameter), flat(contiguous(grad))
+        m, s = _in_place("adam_update", "mean", mean), _in_place("adam_update", "square", square)
+        arguments = p, g, m, s, rate, beta1, beta2, root, eps, keep, decay
+        launch(_adam, _adam_parallel, -(-p.size // _CHUNK), p.size * 1.0, *arguments)
 
 
 @kernel
@@ -154,6 +156,11 @@ def _require_writable(op: str, name: str, x: np.ndarray) -> None:
         raise ArgumentError(message(op, f"{name} must be writable, for it is changed in place", "Use a copy."))
 
 
+def assign(target, source):
+    _require_writable("assign", "target", target)
+    np.copyto(target, source)
+
+
 def accumulate(target, source):
     _require_writable("accumulate", "target", target)
     with np.errstate(all="ignore"):
@@ -192,6 +199,20 @@ def _squares(first, end, x, lanes):
 def _squares_parallel(first, end, x, lanes):
     for task in prange(first, end):
         _squares(task, task + 1, x, lanes)
+
+
+# PyTorch's: keeps the clipped norm just below max_norm.
+_CLIP_EPS = 1e-6
+
+
+def clip_update(arrays, max_norm):
+    norm = math.sqrt(sum(sum_of_squares(x) for x in arrays))
+    factor = max_norm / (norm + _CLIP_EPS)
+    # Not `factor < 1`: NaN must get through. Without a limit there is nothing to do, whatever the norm.
+    if not factor >= 1 and max_norm != math.inf:
+        for x in arrays:
+            scale_update(x, factor)
+    return norm
 
 
 def zeros_like(x):

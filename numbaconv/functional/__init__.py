@@ -53,4 +53,15 @@ from .shape import (
     pad_backward,
 )
 from .softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
-from .update import accumulate, adam_update, scale_update, sgd_update, sum_of_squares, zeros_like
+from .update import (
+    accumulate,
+    adam_update,
+    as_float,
+    assign,
+    clip_update,
+    require_finite,
+    scale_update,
+    sgd_update,
+    sum_of_squares,
+    zeros_like,
+)

@@ -9,6 +9,7 @@ import numpy as np
 from ..arguments import integer, number, require_same_shape
 from ..backend import device_of, enter, to_host
 from ..errors import ArgumentError, DeviceError, DTypeError, ShapeError, message
+from .update import as_float
 
 Array = Any
 
@@ -22,6 +23,7 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
     reduction: str = "mean",
+    wait: bool = True,
 ) -> float | Array:
     """Cross-entropy between the softmax of logits and their targets; torch.nn.functional.cross_entropy's semantics.
 
@@ -31,6 +33,7 @@ def cross_entropy(
         label_smoothing: share of the target that is spread evenly over the classes, 0 to 1.
         ignore_index: positions with this class index count for nothing; no matter for probabilities.
         reduction: "mean" over the positions not ignored (NaN if there are none), "sum", or "none".
+        wait: False gives, on a device that runs ahead of the host, mean or sum as an array of one float64.
 
     Returns:
         A float; for "none" an array of x's shape without C, in x's dtype. Each is
@@ -44,7 +47,9 @@ def cross_entropy(
     backend, x, target, single = _entered(op, x, target)
     smoothing, ignored = _options(op, label_smoothing, ignore_index, reduction)
     loss = backend.cross_entropy(x, target, smoothing, ignored, reduction)
-    return loss.reshape(()) if single and reduction == "none" else loss
+    if reduction != "none":
+        return as_float(loss) if wait else loss
+    return loss.reshape(()) if single else loss
 
 
 def cross_entropy_backward(
@@ -78,12 +83,13 @@ def cross_entropy_backward(
     return grad[0] if single else grad
 
 
-def mse_loss(x: Array, target: Array, *, reduction: str = "mean") -> float | Array:
+def mse_loss(x: Array, target: Array, *, reduction: str = "mean", wait: bool = True) -> float | Array:
     """Squared error.
 
     Args:
         x, target: float32 or float64, of one shape and dtype.
         reduction: "mean" over all elements (NaN if there are none), "sum", or "none".
+        wait: as for `cross_entropy`.
 
     Returns:
         A float; for "none" an array of x's shape, dtype and layout: (x - target)^2.
@@ -95,7 +101,8 @@ def mse_loss(x: Array, target: Array, *, reduction: str = "mean") -> float | Arr
     backend, x, target = enter(op, x=x, target=target)
     require_same_shape(op, "target", target.shape, "x", x.shape)
     _check_reduction(op, reduction)
-    return backend.mse_loss(x, target, reduction)
+    loss = backend.mse_loss(x, target, reduction)
+    return as_float(loss) if wait and reduction != "none" else loss
 
 
 def mse_loss_backward(x: Array, target: Array, *, reduction: str = "mean", grad_output: float | Array = 1.0) -> Array:

@@ -21,10 +21,20 @@ class LossContext(NamedTuple):
 class Loss:
     """Base of the losses; a loss of one's own implements the same two methods."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # A subclass with a forward_ctx of its own must not inherit its parent's way past it.
+        if "forward_ctx" in vars(cls) and "forward_ahead_ctx" not in vars(cls):
+            cls.forward_ahead_ctx = Loss.forward_ahead_ctx  # type: ignore[method-assign]
+
     def forward_ctx(self, output: Array, target: Array) -> tuple[float, Any]:
         """The loss, and the context that `backward_ctx` needs."""
         rule = "a loss must implement forward_ctx(output, target) -> (loss, context)"
         raise NotImplementedError(message(type(self).__name__, rule))
+
+    def forward_ahead_ctx(self, output: Array, target: Array) -> tuple[float | Array, Any]:
+        """`forward_ctx` without waiting: the loss may be an array of one float64 on a device that runs ahead."""
+        return self.forward_ctx(output, target)
 
     def backward_ctx(self, ctx: Any) -> Array:
         """Gradient of the loss with respect to `output`."""
@@ -59,7 +69,12 @@ class CrossEntropyLoss(Loss):
 
     def forward_ctx(self, output: Array, target: Array) -> tuple[float, LossContext]:
         """The mean loss of the positions that are not ignored."""
-        return float(F.cross_entropy(output, target, **self._arguments())), LossContext(output, target)
+        loss, ctx = self.forward_ahead_ctx(output, target)
+        return F.as_float(loss), ctx
+
+    def forward_ahead_ctx(self, output: Array, target: Array) -> tuple[float | Array, LossContext]:
+        """See `Loss.forward_ahead_ctx`."""
+        return F.cross_entropy(output, target, wait=False, **self._arguments()), LossContext(output, target)
 
     def backward_ctx(self, ctx: LossContext) -> Array:
         """Gradient of the logits: (softmax - target) / positions."""
@@ -74,7 +89,12 @@ class MSELoss(Loss):
 
     def forward_ctx(self, output: Array, target: Array) -> tuple[float, LossContext]:
         """The mean squared error."""
-        return float(F.mse_loss(output, target, reduction="mean")), LossContext(output, target)
+        loss, ctx = self.forward_ahead_ctx(output, target)
+        return F.as_float(loss), ctx
+
+    def forward_ahead_ctx(self, output: Array, target: Array) -> tuple[float | Array, LossContext]:
+        """See `Loss.forward_ahead_ctx`."""
+        return F.mse_loss(output, target, reduction="mean", wait=False), LossContext(output, target)
 
     def backward_ctx(self, ctx: LossContext) -> Array:
         """Gradient of the output: 2 * (output - target) / elements."""

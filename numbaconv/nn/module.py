@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from ..backend import device_of, to_device, to_host
+from ..backend import place_of, to_device, to_host
 from ..errors import DTypeError, StateError, message
 from . import init, state
 from .parameter import Parameter
@@ -230,7 +230,7 @@ class Module:
         target = state.float_dtype(dtype)
 
         def convert(array: Array) -> Array:
-            return array if array.dtype == target else to_device(to_host(array).astype(target), device_of(array))
+            return array if array.dtype == target else to_device(to_host(array).astype(target), place_of(array))
 
         state.transform(self, convert)
         return self

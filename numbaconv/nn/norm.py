@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import functional as F
 from ..arguments import integer
-from ..backend import device_of, to_device
+from ..backend import place_of, to_device
 from ..errors import ShapeError, message
 from . import init
 from .module import Module
@@ -131,4 +131,4 @@ class BatchNorm2d(Module):
 def _like(array: Array, value: float) -> Array:
     """An array of one value, of the same shape, dtype and device."""
     values = init.constant(tuple(array.shape), value, dtype=array.dtype)
-    return to_device(values, device_of(array))
+    return to_device(values, place_of(array))

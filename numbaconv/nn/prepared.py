@@ -15,7 +15,7 @@ from typing import Any, TypeGuard, TypeVar
 import numpy as np
 
 from .. import functional as F
-from ..backend import device_of, enter, to_device, to_host
+from ..backend import enter, place_of, to_device, to_host
 from ..errors import ArgumentError, message
 from .activation import ReLU
 from .containers import Concat, Residual, Sequential, add_branches, in_channels_last
@@ -205,7 +205,7 @@ def folded(weight: Array, bias: Array | None, norm: BatchNorm2d) -> tuple[Array,
     scale = values(norm.weight and norm.weight.data, 1.0) / np.sqrt(values(norm.running_var, 1.0) + norm.eps)
     shift = values(norm.bias and norm.bias.data, 0.0) + (values(bias, 0.0) - values(norm.running_mean, 0.0)) * scale
     scaled = to_host(weight).astype(np.float64) * scale[:, None, None, None]
-    device, dtype = device_of(weight), weight.dtype
+    device, dtype = place_of(weight), weight.dtype
     return to_device(scaled.astype(dtype), device), to_device(shift.astype(dtype), device)
 
 
@@ -329,7 +329,7 @@ class Prepared:
         parameter = next(iter(snapshot.parameters()), None)
         set_once = object.__setattr__
         set_once(self, "dtype", None if parameter is None else np.dtype(parameter.dtype))
-        set_once(self, "device", "cpu" if parameter is None else device_of(parameter.data))
+        set_once(self, "device", "cpu" if parameter is None else place_of(parameter.data))
         shown = predict = _predictor(snapshot)
         if isinstance(shown, (_Convolution, _FullyConnected)):
             predict = shown.alone()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..backend import device_of, to_device, to_host
+from ..backend import place_of, to_device, to_host
 from ..errors import DTypeError, StateDictError, message
 from .parameter import Parameter
 
@@ -134,7 +134,7 @@ def _fitting(value: Any, present: Any) -> Any:
     target = np.dtype(present.dtype)
     if array.dtype.kind not in ("f" if target.kind == "f" else "iu"):
         return f"dtype {array.dtype} instead of {target}"
-    return to_device(np.array(array, target, order="C", copy=True), device_of(present))
+    return to_device(np.array(array, target, order="C", copy=True), place_of(present))
 
 
 def _refuse(module: Module, missing: list[str], unexpected: list[str], wrong: dict[str, str], strict: bool) -> None:

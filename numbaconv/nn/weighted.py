@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import device_of, to_device
+from ..backend import place_of, to_device
 from . import init
 from .module import Module
 from .parameter import Parameter
@@ -63,4 +63,4 @@ class Weighted(Module):
 def _replace(parameter: Parameter, values: np.ndarray) -> None:
     """New values on the parameter's device; a user's initialiser must keep its shape."""
     values = np.asarray(values, parameter.dtype).reshape(parameter.shape)
-    parameter.data = values if isinstance(parameter.data, np.ndarray) else to_device(values, device_of(parameter.data))
+    parameter.data = values if isinstance(parameter.data, np.ndarray) else to_device(values, place_of(parameter.data))

@@ -54,22 +54,30 @@ class Adam(Optimizer):
 
     def update(self, parameter: Any, state: dict[str, Any]) -> None:
         """See `Optimizer.update`."""
-        if not state:
-            state.update(mean=zeros_like(parameter.data), square=zeros_like(parameter.data), step=np.int64(0))
-        state["step"] += 1
-        adam_update(
-            parameter.data,
-            parameter.grad,
-            state["mean"],
-            state["square"],
-            lr=self.lr,
-            beta1=self.betas[0],
-            beta2=self.betas[1],
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            decoupled=self.decoupled,
-            step=int(state["step"]),
-        )
+        self.update_all([(parameter, state)])
+
+    def update_all(self, pairs: list[tuple[Any, dict[str, Any]]]) -> None:
+        """See `Optimizer.update_all`. Parameters that were not always there have counted fewer steps."""
+        by_step: dict[int, list[tuple[Any, dict[str, Any]]]] = {}
+        for parameter, state in pairs:
+            if not state:
+                state.update(mean=zeros_like(parameter.data), square=zeros_like(parameter.data), step=np.int64(0))
+            state["step"] += 1
+            by_step.setdefault(int(state["step"]), []).append((parameter, state))
+        for step, some in by_step.items():
+            adam_update(
+                [p.data for p, _ in some],
+                [p.grad for p, _ in some],
+                [state["mean"] for _, state in some],
+                [state["square"] for _, state in some],
+                lr=self.lr,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                eps=self.eps,
+                weight_decay=self.weight_decay,
+                decoupled=self.decoupled,
+                step=step,
+            )
 
     def __repr__(self) -> str:
         names = "lr", "betas", "eps", "weight_decay"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
 from ..errors import ArgumentError, message
 from ..functional.activation import number
-from ..functional.update import scale_update, sum_of_squares
-
-_EPS = 1e-6  # PyTorch's: keeps the clipped norm just below max_norm
+from ..functional.update import as_float, clip_update
 
 
 def clip_grad_norm(parameters: Iterable[Any], max_norm: float) -> float:
@@ -33,11 +30,10 @@ def clip_grad_norm(parameters: Iterable[Any], max_norm: float) -> float:
     limit = number("clip_grad_norm", "max_norm", max_norm)
     if not limit >= 0:
         raise ArgumentError(message("clip_grad_norm", "max_norm must be at least 0", max_norm=max_norm))
+    return as_float(clip_gradients(parameters, limit))
+
+
+def clip_gradients(parameters: Iterable[Any], max_norm: float) -> Any:
+    """`clip_grad_norm` without waiting for the device: the norm as a float, or as an array of one float64."""
     unique = {id(p): p for p in parameters if p.trainable and p.grad is not None}
-    norm = math.sqrt(sum(sum_of_squares(p.grad) for p in unique.values()))
-    factor = limit / (norm + _EPS)
-    # Not `factor < 1`: NaN must get through. Without a limit there is nothing to do, whatever the norm.
-    if not factor >= 1 and limit != math.inf:
-        for parameter in unique.values():
-            scale_update(parameter.grad, factor)
-    return norm
+    return clip_update([p.grad for p in unique.values()], max_norm)

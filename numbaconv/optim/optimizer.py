@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..arguments import integer
-from ..backend import device_of, to_device, to_host
+from ..backend import place_of, to_device, to_host
 from ..errors import ArgumentError, StateDictError, message
 from .checks import in_range
 
@@ -47,9 +47,20 @@ class Optimizer:
                 raise _not_parameters(op, parameter)
         self._state: list[dict[str, Array]] = [{} for _ in self.parameters]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # A subclass with an update of its own must not inherit its parent's shortcut past it.
+        if "update" in vars(cls) and "update_all" not in vars(cls):
+            cls.update_all = Optimizer.update_all  # type: ignore[method-assign]
+
     def update(self, parameter: Any, state: dict[str, Array]) -> None:
         """One step of one parameter, in place; `state` is empty before its first."""
         raise NotImplementedError(message(type(self).__name__, "an optimizer must implement update(parameter, state)"))
+
+    def update_all(self, pairs: list[tuple[Any, dict[str, Array]]]) -> None:
+        """One step of all these (parameter, state); `update` of each, unless it can be done at once."""
+        for parameter, state in pairs:
+            self.update(parameter, state)
 
     def step(self) -> None:
         """Updates every parameter that is trainable and has a gradient.
@@ -58,9 +69,15 @@ class Optimizer:
             ShapeError, DTypeError, DeviceError: a gradient that does not fit its parameter.
         """
         self.steps += 1
+        pairs = zip(self.parameters, self._state, strict=True)
+        self.update_all([(p, state) for p, state in pairs if p.trainable and p.grad is not None])
+
+    def follow(self) -> None:
+        """Moves the state to where the parameters are, after a ``model.to(device)``."""
         for parameter, state in zip(self.parameters, self._state, strict=True):
-            if parameter.trainable and parameter.grad is not None:
-                self.update(parameter, state)
+            for name, array in state.items():
+                if name != "step":
+                    state[name] = to_device(array, place_of(parameter.data))
 
     def zero_grad(self) -> None:
         """Forgets all gradients: sets them to None."""
@@ -107,7 +124,7 @@ class Optimizer:
             if array.shape != shape or array.dtype != dtype:
                 rule = f"{key} must have shape {shape} and dtype {dtype}"
                 raise StateDictError(message(op, rule, shape=array.shape, dtype=str(array.dtype)))
-            result[int(number)][name] = array[()] if counts else to_device(array, device_of(data))
+            result[int(number)][name] = array[()] if counts else to_device(array, place_of(data))
         for index, state in enumerate(result):
             if state and set(state) != set(self.state_names):
                 missing = sorted(set(self.state_names) - set(state))

@@ -55,13 +55,25 @@ class SGD(Optimizer):
 
     def update(self, parameter: Any, state: dict[str, Any]) -> None:
         """See `Optimizer.update`."""
-        first = not state
-        if first and self.momentum:
+        self.update_all([(parameter, state)])
+
+    def update_all(self, pairs: list[tuple[Any, dict[str, Any]]]) -> None:
+        """See `Optimizer.update_all`."""
+        if not self.momentum:
+            self._update([p for p, _ in pairs], None, first=False)
+            return
+        new, known = [pair for pair in pairs if not pair[1]], [pair for pair in pairs if pair[1]]
+        for parameter, state in new:
             state["velocity"] = zeros_like(parameter.data)
+        for some, first in ((new, True), (known, False)):
+            if some:
+                self._update([p for p, _ in some], [state["velocity"] for _, state in some], first)
+
+    def _update(self, parameters: list[Any], velocities: list[Any] | None, first: bool) -> None:
         sgd_update(
-            parameter.data,
-            parameter.grad,
-            state.get("velocity") if self.momentum else None,
+            [p.data for p in parameters],
+            [p.grad for p in parameters],
+            velocities,
             lr=self.lr,
             momentum=self.momentum,
             dampening=self.dampening,

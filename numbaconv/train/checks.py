@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import device_of, to_device, to_host
+from ..backend import place_of, to_device, to_host
 from ..errors import ArgumentError, DTypeError, LabelError, ShapeError, message
 from ..nn import Module
 from .modes import evaluating
@@ -17,7 +17,7 @@ def model_device(model: Any) -> str:
     if not isinstance(model, Module):
         return getattr(model, "device", "cpu")
     parameter = next(iter(model.parameters()), None)
-    return "cpu" if parameter is None else device_of(parameter.data)
+    return "cpu" if parameter is None else place_of(parameter.data)
 
 
 def _model_dtype(model: Any) -> np.dtype | None:

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arguments import integer
-from ..backend import load_backend, to_device, to_host
+from ..backend import backend_at, to_host
 from ..data import batches
 from ..errors import ShapeError, message
 from ..nn import CrossEntropyLoss
 from .checks import check_inputs, check_samples, check_targets, model_device
 from .metrics import RunningMetrics
 from .modes import evaluating
+from .readings import Arrivals, Readings, Result, forward_ahead
 
 
 class Evaluation(NamedTuple):
@@ -50,14 +51,16 @@ def evaluate(model: Any, x: Any, y: Any, *, batch_size: int = 256, loss: Any = N
 
 def evaluate_checked(model: Any, loss: Any, x: np.ndarray, y: np.ndarray, batch_size: int) -> Evaluation:
     """`evaluate` for data that were checked before."""
-    device = model_device(model)
+    backend, index = backend_at(model_device(model), "evaluate")
     metrics = RunningMetrics(loss)
+    readings = Readings(backend, metrics)
     start = time.perf_counter()
-    with evaluating(model), load_backend(device).reuse_buffers():
-        for xb, yb in batches(x, y, batch_size, shuffle=False):
-            output = model(to_device(xb, device))
-            value, _ = loss.forward_ctx(output, to_device(yb, device))
-            metrics.add(value, output, yb)
+    with evaluating(model), backend.reuse_buffers():
+        for (_, target), (xb, yb) in backend.feeder(index)(batches(x, y, batch_size, shuffle=False)):
+            output = model(xb)
+            value, _ = forward_ahead(loss, output, yb)
+            readings.add(Result(value, output), target)
+        readings.finish()
     seconds = time.perf_counter() - start
     return Evaluation(metrics.loss, metrics.accuracy, len(x) / seconds)
 
@@ -78,23 +81,33 @@ def predict(model: Any, x: Any, *, batch_size: int = 256) -> np.ndarray:
     """
     batch_size = integer("predict", "batch_size", batch_size, 1)
     x = check_inputs("predict", model, x)
-    device = model_device(model)
+    backend, index = backend_at(model_device(model), "predict")
+    arrivals = Arrivals(backend)
+    starts = range(0, max(len(x), 1), batch_size)  # an empty x goes through once, for the result's shape
     result: np.ndarray | None = None
-    with evaluating(model), load_backend(device).reuse_buffers():
-        for start in range(0, max(len(x), 1), batch_size):  # an empty x goes through once, for the result's shape
-            xb = x[start : start + batch_size]
-            output = to_host(model(to_device(xb, device)))
-            if output.ndim == 0 or len(output) != len(xb):
-                raise ShapeError(
-                    message(
-                        "predict",
-                        "the model must give one output for each sample",
-                        x__shape=xb.shape,
-                        output__shape=output.shape,
-                    )
-                )
-            if result is None:
-                result = np.empty((len(x), *output.shape[1:]), output.dtype)
-            result[start : start + len(xb)] = output
+    with evaluating(model), backend.reuse_buffers():
+        batches_of_x = ((x[start : start + batch_size],) for start in starts)
+        for start, ((xb,), (given,)) in zip(starts, backend.feeder(index)(batches_of_x), strict=True):
+            for (output,), (first, count) in arrivals.add((model(given),), (start, len(xb))):
+                result = _joined(result, x, first, count, to_host(output))
+        for (output,), (first, count) in arrivals.rest():
+            result = _joined(result, x, first, count, to_host(output))
     assert result is not None
+    return result
+
+
+def _joined(result: np.ndarray | None, x: np.ndarray, first: int, count: int, output: np.ndarray) -> np.ndarray:
+    """`result`, made if it is not there yet, with the output of samples first .. first + count - 1."""
+    if output.ndim == 0 or len(output) != count:
+        raise ShapeError(
+            message(
+                "predict",
+                "the model must give one output for each sample",
+                x__shape=(count, *x.shape[1:]),
+                output__shape=output.shape,
+            )
+        )
+    if result is None:
+        result = np.empty((len(x), *output.shape[1:]), output.dtype)
+    result[first : first + count] = output
     return result

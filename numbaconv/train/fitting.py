@@ -7,38 +7,31 @@ never interrupted.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..arguments import integer
-from ..backend import load_backend, to_device
-from ..data import batches
-from ..errors import ArgumentError, NumbaconvError, message
+from ..errors import ArgumentError, message
 from ..nn import CrossEntropyLoss, seed_dropout
-from ..optim import clip_grad_norm
 from .checkpoint import Run, read_checkpoint, write_checkpoint
 from .checks import check_samples, check_targets, check_validation, model_device
 from .early_stop import EarlyStop
 from .evaluation import Evaluation, evaluate_checked
 from .history import EpochResult, History
+from .learner import Augment, Learner, NotFiniteError
 from .metrics import RunningMetrics
 from .modes import restored_modes
 from .progress import epoch_bar, show_metrics, wanted
+from .readings import Readings
 
-Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+__all__ = ["NotFiniteError", "fit"]
 
-# Told apart from the order's generator, which has the same seed, by numpy's spawn key.
-_AUGMENT_STREAM, _VALIDATION_STREAM = (1,), (2,)
-
-
-class NotFiniteError(NumbaconvError, FloatingPointError):
-    """A loss, or a norm of gradients, that is infinite or not a number."""
+# Told apart from the generators of order and augmentation, which have the same seed, by numpy's spawn key.
+_VALIDATION_STREAM = (2,)
 
 
 def fit(
@@ -57,6 +50,7 @@ def fit(
     augment: Augment | None = None,
     seed: int = 0,
     device: str = "cpu",
+    capture: bool = False,
     checkpoint: str | Path | None = None,
     resume: bool = False,
     progress: bool | None = None,
@@ -84,6 +78,8 @@ def fit(
         augment: changes a batch on the host before it is learnt, ``augment(xb, generator) -> xb``.
         seed: of the order, augmentation, dropout and validation fraction; the initial weights are the model's own.
         device: "cpu", "cuda", "cuda:1".
+        capture: on a GPU, has the driver write down forward and backward passes once and do them again by itself: for
+            models whose layers are small. Warns, with the reason, where that cannot be, and goes on without.
         checkpoint: safetensors file, written at the start and after every epoch, atomically.
         resume: goes on from `checkpoint` if it is there.
         progress: a bar for every epoch on stderr; None: if that is a terminal.
@@ -105,6 +101,7 @@ def fit(
     _check_options(early_stop, validation, clip_norm, checkpoint, resume)
     _check_optimizer(model, optimizer)
     model.to(device)
+    optimizer.follow()
     x, y = check_samples("fit", model, x, y)
     check_targets("fit", model, loss, x, y)
     x, y, held_out = _hold_out(model, loss, x, y, validation, seed)
@@ -121,10 +118,10 @@ def fit(
     if path is not None:
         write_checkpoint(path, run)  # a path that cannot be written is found now, not after an epoch
 
-    learner = _Learner(model, loss, optimizer, schedule, clip_norm, augment, seed, model_device(model))
+    learner = Learner(model, loss, optimizer, schedule, clip_norm, augment, seed, model_device(model), capture)
     show = wanted(progress)
     # One pool for the whole run: activations and gradients of a step lie where those of the step before lay.
-    with restored_modes(model), load_backend(learner.device).reuse_buffers():
+    with restored_modes(model), learner.backend.reuse_buffers():
         for epoch in range(len(history.epochs) + 1, epochs + 1):
             if history.stopped_early:
                 break
@@ -191,7 +188,7 @@ def _hold_out(
 
 
 def _epoch(
-    learner: _Learner,
+    learner: Learner,
     x: np.ndarray,
     y: np.ndarray,
     batch_size: int,
@@ -203,20 +200,22 @@ def _epoch(
 ) -> EpochResult:
     """One epoch (from 1), then validation. The losses of its steps join `step_losses` when it is whole."""
     metrics = RunningMetrics(learner.loss)
-    losses: list[float] = []
+    readings = Readings(learner.backend, metrics)
     validated: Evaluation | None = None
     start = time.perf_counter()
     with epoch_bar(show, epoch, epochs, len(x)) as bar:
         learner.model.train()
-        for xb, yb in batches(x, y, batch_size, seed=learner.seed, epoch=epoch - 1):
-            losses.append(learner.learn(len(step_losses) + len(losses), xb, yb, metrics))
+        pairs = learner.batches(x, y, batch_size, epoch - 1, len(step_losses))
+        for step, ((_, target), (xb, yb)) in enumerate(pairs, len(step_losses)):
+            readings.add(learner.learn(step, xb, yb), target)
             show_metrics(bar, metrics)
-            bar.update(len(xb))
+            bar.update(len(target))
+        readings.finish()
         trained = time.perf_counter()
         if held_out is not None:
             validated = evaluate_checked(learner.model, learner.loss, *held_out, max(batch_size, 256))
             show_metrics(bar, metrics, validated)
-    step_losses += losses
+    step_losses += readings.losses
     return EpochResult(
         epoch=epoch,
         loss=metrics.loss,
@@ -227,49 +226,3 @@ def _epoch(
         seconds=time.perf_counter() - start,
         images_per_second=len(x) / (trained - start),
     )
-
-
-@dataclass(frozen=True)
-class _Learner:
-    """What every step needs besides its batch."""
-
-    model: Any
-    loss: Any
-    optimizer: Any
-    schedule: Callable[[int], float] | None
-    clip_norm: float | None
-    augment: Augment | None
-    seed: int
-    device: str
-
-    def learn(self, step: int, xb: np.ndarray, yb: np.ndarray, metrics: RunningMetrics) -> float:
-        """Learns one batch; returns its loss. Contexts die with this frame, so the next step reuses their memory."""
-        if self.schedule is not None:
-            self.optimizer.lr = self.schedule(step)
-        if self.augment is not None:
-            key = np.random.SeedSequence((self.seed, step), spawn_key=_AUGMENT_STREAM)
-            xb = self.augment(xb, np.random.default_rng(key))
-        output, ctx = self.model.forward_ctx(to_device(xb, self.device))
-        value, loss_ctx = self.loss.forward_ctx(output, to_device(yb, self.device))
-        self._require_finite("loss", value, step)
-        metrics.add(value, output, yb)
-        self.optimizer.zero_grad()
-        self.model.backward_ctx(self.loss.backward_ctx(loss_ctx), ctx, needs_input=False)
-        if self.clip_norm is not None:
-            norm = clip_grad_norm(self.model.parameters(), self.clip_norm)
-            self._require_finite("norm of all gradients", norm, step)
-        self.optimizer.step()
-        return float(value)
-
-    def _require_finite(self, name: str, value: float, step: int) -> None:
-        if not math.isfinite(value):
-            raise NotFiniteError(
-                message(
-                    "fit",
-                    f"the {name} must stay finite; the weights are those before this step",
-                    "Look for NaN in the data; try a lower learning rate, warm-up or clip_norm.",
-                    value=value,
-                    step=step,
-                    lr=float(self.optimizer.lr),
-                )
-            )

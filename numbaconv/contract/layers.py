@@ -1,21 +1,11 @@
-"""Every operation a backend must have, with its full signature.
-
-A backend is a package that exports these names with these parameters; a test compares them. All arrays a
-backend gets are its own kind, of one dtype (float32 or float64), with shapes already checked by `functional`;
-their strides may be anything, and the result's layout follows the first array's (`layout_of`). Nothing given is
-changed, but for the first argument of the ops that end in ``_update`` and of `accumulate`.
-
-An argument called `problem` is a NamedTuple of `shapes`. `needs` says which gradients to compute, in the order
-they are returned; the others are None.
-"""
+"""Operations of layers, forward and backward, and losses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from .shapes import Conv2dProblem, PadProblem, Pool2dProblem, Shape4
+from ..shapes import Conv2dProblem, PadProblem, Pool2dProblem, Shape4
 
 Array = Any  # numpy.ndarray on cpu, a device array on cuda
 
@@ -273,6 +263,8 @@ def log_softmax_backward(grad_output: Array, output: Array, axis: int) -> Array:
 def cross_entropy(x: Array, target: Array, label_smoothing: float, ignore_index: int, reduction: str) -> float | Array:
     """Cross-entropy of logits x (N, C, ...): summed or averaged in float64, or each (x's shape without C, x's dtype).
 
+    Sum and mean are floats, or where the device runs ahead of the host arrays of shape (), float64.
+
     `target` holds class indices (any integer dtype, x's shape without C), or probabilities (x's shape and dtype).
     "mean" divides by the number of positions not ignored. Labels out of range: LabelError.
     """
@@ -294,98 +286,3 @@ def mse_loss(x: Array, target: Array, reduction: str) -> float | Array:
 def mse_loss_backward(grad_output: float | Array, x: Array, target: Array, reduction: str) -> Array:
     """grad_x = grad_output * 2 * (x - target), divided by x.size for "mean"."""
     raise NotImplementedError
-
-
-# --- training ---------------------------------------------------------------------------------------------
-
-
-def sgd_update(
-    parameter: Array,
-    grad: Array,
-    velocity: Array | None,
-    lr: float,
-    momentum: float,
-    dampening: float,
-    weight_decay: float,
-    nesterov: bool,
-    first: bool,
-) -> None:
-    """One step of SGD, in place; `velocity` is updated too. `first`: velocity starts as the gradient."""
-    raise NotImplementedError
-
-
-def adam_update(
-    parameter: Array,
-    grad: Array,
-    mean: Array,
-    square: Array,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-    step: int,
-) -> None:
-    """One step (1, 2, ...) of Adam, or of AdamW if `decoupled`, in place; `mean` and `square` are updated too."""
-    raise NotImplementedError
-
-
-def accumulate(target: Array, source: Array) -> None:
-    """Target += source, in place."""
-    raise NotImplementedError
-
-
-def scale_update(array: Array, factor: float) -> None:
-    """Array *= factor, in place."""
-    raise NotImplementedError
-
-
-def sum_of_squares(x: Array) -> float:
-    """Sum of x^2, accumulated in float64."""
-    raise NotImplementedError
-
-
-def zeros_like(x: Array) -> Array:
-    """A new C-contiguous array of zeros, of x's shape and dtype."""
-    raise NotImplementedError
-
-
-# --- memory -----------------------------------------------------------------------------------------------
-
-
-def to_device(x: Array, index: int) -> Array:
-    """A NumPy array on this backend's device number `index`."""
-    raise NotImplementedError
-
-
-def to_host(x: Array) -> Array:
-    """The array as a NumPy array."""
-    raise NotImplementedError
-
-
-def channels_last(x: Array) -> Array:
-    """The same logical (N, C, H, W) array with C innermost in memory; itself if it is so already."""
-    raise NotImplementedError
-
-
-def contiguous(x: Array) -> Array:
-    """The same array in C order; itself if it is so already."""
-    raise NotImplementedError
-
-
-def layout_of(x: Array) -> str:
-    """Either "channels_first" or "channels_last"."""
-    raise NotImplementedError
-
-
-def reuse_buffers() -> AbstractContextManager[Any]:
-    """While this is entered, outputs of this thread's calls reuse the memory of earlier ones nobody holds."""
-    raise NotImplementedError
-
-
-OPS: dict[str, Any] = {
-    name: value
-    for name, value in list(globals().items())
-    if callable(value) and getattr(value, "__module__", None) == __name__ and not isinstance(value, type)
-}
