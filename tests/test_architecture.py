@@ -29,6 +29,7 @@ COMPILERS = {"njit", "jit", "vectorize", "guvectorize", "stencil", "cfunc", "gen
 SIMD_FILES = {
     "jit.py",
     "cpu/simd.py",
+    "cpu/correlate_patches.py",
     "cpu/dot_tile.py",
     "cpu/pool_tile.py",
     "cpu/transpose.py",

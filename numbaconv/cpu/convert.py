@@ -1,19 +1,23 @@
 """Copies between the two memory orders, and into zero-padded channels-last scratch, at memory speed.
 
-Task by task one image row, `STREAMS` channels at a time: these are a cache line of the channels-last side, and as
-many runs front to back on the other. Bytes: one read, one write.
+A task is a run of one image row (where rows follow each other without padding, of the whole image), `GROUP` channels
+at a time: as many streams front to back on one side, a cache line of a pixel on the other. Within it, square blocks
+are transposed in registers. Bytes: one read, one write.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..jit import kernel, launch, never_inline, parallel_kernel, prange
+from ..jit import inline, kernel, launch, never_inline, parallel_kernel, prange
+from .simd import VECTOR_BYTES
+from .transpose import transpose_block
 
-# Below this many elements NumPy's strided copy takes less time than compiling and launching a kernel is worth.
-SMALL = 1 << 19
+# Below this many elements NumPy's strided copy takes less time than launching a kernel is worth.
+SMALL = 1 << 13
 
-STREAMS = 8
+GROUP = 16  # channels
+RUN = 64  # pixels of a task, at most
 
 
 def copy_to_channels_last(
@@ -27,73 +31,108 @@ def copy_to_channels_last(
         strides: of the source, in elements, in that order.
         padding: top, bottom, left, right.
     """
-    rows = size[0] * (size[2] + padding[0] + padding[1])
-    work_ns = rows * (size[3] + padding[2] + padding[3]) * size[1] * 0.7
-    launch(_to_channels_last, _to_channels_last_parallel, rows, work_ns, source, out, size, strides, padding)
+    n, c, h, w = size
+    if not any(padding) and strides[2] == w * strides[3]:
+        size = n, c, 1, h * w
+    runs = -(-size[3] // RUN)
+    rows = n * (size[2] + padding[0] + padding[1])
+    work_ns = rows * (size[3] + padding[2] + padding[3]) * c * 0.5
+    launch(
+        _to_channels_last, _to_channels_last_parallel, rows * runs, work_ns, source, out, size, strides, padding, runs
+    )
+
+
+@inline
+def _transpose_run(source, at, c_stride, w_stride, out, to, pixel, channels, count):
+    """out[to + w * pixel + c] = source[at + c * c_stride + w * w_stride] for w < count and c < channels."""
+    lanes = VECTOR_BYTES // source.itemsize
+    if w_stride == 1 and channels >= lanes and count >= lanes:
+        for group in range(0, channels, GROUP):
+            stop = min(channels, group + GROUP)
+            for w0 in range(0, count, lanes):
+                w = min(w0, count - lanes)  # the last blocks overlap those before
+                for c0 in range(group, stop, lanes):
+                    c = min(c0, channels - lanes)
+                    transpose_block(source, at + c * c_stride + w, c_stride, out, to + w * pixel + c, pixel)
+    else:
+        for w in range(count):
+            for c in range(channels):
+                out[to + w * pixel + c] = source[at + c * c_stride + w * w_stride]
 
 
 @kernel
-def _to_channels_last(first, end, source, out, size, strides, padding):
+def _to_channels_last(first, end, source, out, size, strides, padding, runs):
     never_inline()
     _, channels, height, width = size
     n_stride, c_stride, h_stride, w_stride = strides
     top, bottom, left, right = padding
     padded_height, padded_width = height + top + bottom, width + left + right
-    for row in range(first, end):
+    for task in range(first, end):
+        row = task // runs
+        w = (task - row * runs) * RUN
+        count = min(RUN, width - w)
         n = row // padded_height
         h = row - n * padded_height - top
-        to = row * padded_width * channels
-        if h < 0 or h >= height:
-            for i in range(to, to + padded_width * channels):
-                out[i] = 0
+        before = left if w == 0 else 0
+        after = right if w + count == width else 0
+        to = (row * padded_width + left + w) * channels
+        inside = 0 <= h < height
+        if not inside:
+            before, after = before + count, after
+        start = to if inside else to + count * channels
+        for i in range(start - before * channels, start):
+            out[i] = 0
+        for i in range(to + count * channels, to + (count + after) * channels):
+            out[i] = 0
+        if not inside:
             continue
-        for i in range(to, to + left * channels):
-            out[i] = 0
-        to += left * channels
-        at = n * n_stride + h * h_stride
+        at = n * n_stride + h * h_stride + w * w_stride
         if c_stride == 1 and w_stride == channels:
-            for i in range(width * channels):
-                out[to + i] = source[at + i]
+            from_, into = source[at : at + count * channels], out[to : to + count * channels]
+            for i in range(count * channels):
+                into[i] = from_[i]
         else:
-            row_out = out[to : to + width * channels]
-            for c in range(0, channels, STREAMS):
-                streams = min(STREAMS, channels - c)
-                for w in range(width):
-                    for i in range(streams):
-                        row_out[w * channels + c + i] = source[at + (c + i) * c_stride + w * w_stride]
-        to += width * channels
-        for i in range(to, to + right * channels):
-            out[i] = 0
+            _transpose_run(source, at, c_stride, w_stride, out, to, channels, channels, count)
 
 
 @parallel_kernel
-def _to_channels_last_parallel(first, end, source, out, size, strides, padding):
+def _to_channels_last_parallel(first, end, source, out, size, strides, padding, runs):
     for task in prange(first, end):
-        _to_channels_last(task, task + 1, source, out, size, strides, padding)
+        _to_channels_last(task, task + 1, source, out, size, strides, padding, runs)
 
 
 def copy_to_channels_first(source: np.ndarray, out: np.ndarray, size: tuple[int, int, int, int]) -> None:
     """Fills `out` (flat N, C, H, W) from `source` (flat N, H, W, C); `size` is N, C, H, W."""
-    launch(_to_channels_first, _to_channels_first_parallel, size[0] * size[2], out.size * 0.7, source, out, size)
+    n, c, h, w = size
+    runs = -(-h * w // RUN)
+    launch(
+        _to_channels_first, _to_channels_first_parallel, n * runs, out.size * 0.5, source, out, (c, h * w), runs
+    )  # fmt: skip
 
 
 @kernel
-def _to_channels_first(first, end, source, out, size):
+def _to_channels_first(first, end, source, out, size, runs):
     never_inline()
-    _, channels, height, width = size
-    for row in range(first, end):
-        n = row // height
-        h = row - n * height
-        row_source = source[row * width * channels : (row + 1) * width * channels]
-        image = out[n * channels * height * width : (n + 1) * channels * height * width]
-        for c in range(0, channels, STREAMS):
-            streams = min(STREAMS, channels - c)
-            for w in range(width):
-                for i in range(streams):
-                    image[((c + i) * height + h) * width + w] = row_source[w * channels + c + i]
+    channels, pixels = size
+    lanes = VECTOR_BYTES // source.itemsize
+    for task in range(first, end):
+        n = task // runs
+        w = (task - n * runs) * RUN
+        count = min(RUN, pixels - w)
+        at, to = (n * pixels + w) * channels, n * channels * pixels + w
+        if channels >= lanes and count >= lanes:
+            for c0 in range(0, channels, lanes):
+                c = min(c0, channels - lanes)  # the last blocks overlap those before
+                for w0 in range(0, count, lanes):
+                    i = min(w0, count - lanes)
+                    transpose_block(source, at + i * channels + c, channels, out, to + c * pixels + i, pixels)
+        else:
+            for c in range(channels):
+                for i in range(count):
+                    out[to + c * pixels + i] = source[at + i * channels + c]
 
 
 @parallel_kernel
-def _to_channels_first_parallel(first, end, source, out, size):
+def _to_channels_first_parallel(first, end, source, out, size, runs):
     for task in prange(first, end):
-        _to_channels_first(task, task + 1, source, out, size)
+        _to_channels_first(task, task + 1, source, out, size, runs)

@@ -130,15 +130,15 @@ def aligned(raw):
 
 
 @inline
-def _tile(wide, source, a_start, a_offsets, a_table, weight, b_start, b_offsets, b_table, block, out, out_start,
-          out_offsets, bias, bias_start, count, outer, inner, first, floor):  # fmt: skip
+def multiply(wide, source, a_start, a_offsets, a_table, weight, b_start, b_offsets, b_table, block, out, out_start,
+             out_offsets, bias, bias_start, count, outer, inner, first, floor, spills):  # fmt: skip
     if wide:
         multiply_tile(source, a_start, a_offsets, a_table, 1, weight, b_start, b_offsets, b_table, block, out,
-                      out_start, out_offsets, bias, bias_start, count, outer, inner, first, floor,
+                      out_start, out_offsets, bias, bias_start, count, outer, inner, first, floor, spills,
                       WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
     else:
         multiply_tile(source, a_start, a_offsets, a_table, 1, weight, b_start, b_offsets, b_table, block, out,
-                      out_start, out_offsets, bias, bias_start, count, outer, inner, first, floor,
+                      out_start, out_offsets, bias, bias_start, count, outer, inner, first, floor, spills,
                       NARROW_ROWS, NARROW_VECTORS)  # fmt: skip
 
 
@@ -192,10 +192,10 @@ def _correlate(first, end, source, page, weight, bias, out, sizes, taps, wide, f
                 outer = min(per_call, tap_count - tap)
                 for d in range(0, grid.depth, TERMS):
                     last_segment = tap + outer >= tap_count and d + TERMS >= grid.depth
-                    _tile(wide, source, d, source_offsets, tap * rows, weight, d * grid.block, weight_offsets, tap,
+                    multiply(wide, source, d, source_offsets, tap * rows, weight, d * grid.block, weight_offsets, tap,
                           grid.block, out, out_start, out_offsets, bias, block * grid.block, count, outer,
                           min(TERMS, grid.depth - d), tap == 0 and d == 0,
-                          floor if last_segment else none)  # fmt: skip
+                             floor if last_segment else none, False)  # fmt: skip
                 tap += max(outer, 1)
 
 

@@ -47,8 +47,9 @@ class BufferPool:
     handed out twice while it is in use, and no call is needed to give memory back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: float = math.inf) -> None:
         self._buffers: dict[int, list[np.ndarray]] = {}
+        self._most = most  # bytes to hold; what exceeds it is not kept
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         nbytes = math.prod(shape) * dtype.itemsize
@@ -57,6 +58,8 @@ class BufferPool:
         for index in range(len(buffers)):
             if _references(buffers, index) == _UNUSED:
                 return _on(buffers[index], shape, dtype)
+        if size + self.nbytes > self._most:
+            return aligned_empty(shape, dtype)
         buffers.append(_raw(size))
         return _on(buffers[-1], shape, dtype)
 
@@ -74,6 +77,7 @@ def _size_class(nbytes: int) -> int:
 
 class _ThreadState(threading.local):
     pool: BufferPool | None = None
+    temporaries: BufferPool | None = None
     scratch: dict[str, np.ndarray] | None = None
 
 
@@ -89,6 +93,28 @@ def reuse_buffers() -> Iterator[BufferPool]:
     _state.pool = BufferPool()
     try:
         yield _state.pool
+    finally:
+        _state.pool = None
+
+
+_MOST_TEMPORARY = 1 << 27  # bytes of results that are gone when their operation returns
+
+
+@contextlib.contextmanager
+def temporaries() -> Iterator[None]:
+    """While entered, results of this thread come from memory kept for those that do not outlive their operation.
+
+    As copies in another layout do not: in fresh memory their first touch takes longer than the copying. Safe for
+    results that do, too: a buffer is lent again when nobody holds it.
+    """
+    if _state.pool is not None:
+        yield
+        return
+    if _state.temporaries is None:
+        _state.temporaries = BufferPool(_MOST_TEMPORARY)
+    _state.pool = _state.temporaries
+    try:
+        yield
     finally:
         _state.pool = None
 

@@ -136,6 +136,7 @@ def _multiply_tile(
     inner: Any,
     first: Any,
     floor: Any,
+    spills: Any,
     rows: Any,
     vectors: Any,
 ) -> Any:
@@ -145,7 +146,7 @@ def _multiply_tile(
         *(a, index, a_offsets, index, index),
         *(b, index, b_offsets, index, index),
         *(out, index, out_offsets, initial, index),
-        *(index, index, index, types.boolean, a.dtype, rows, vectors),
+        *(index, index, index, types.boolean, a.dtype, types.boolean, rows, vectors),
     )
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -159,7 +160,7 @@ def _multiply_tile(
             b=builder.gep(data(5), [args[6]]), b_offsets=builder.gep(data(7), [args[8]]), b_step=args[9],
             out=builder.gep(data(10), [args[11]]), out_offsets=data(12),
             initial=builder.gep(data(13), [args[14]]),
-            columns=args[15], outer=args[16], inner=args[17], first=args[18], floor=args[19],
+            columns=args[15], outer=args[16], inner=args[17], first=args[18], floor=args[19], spills=args[20],
         ))  # fmt: skip
         return context.get_dummy_value()
 
@@ -167,7 +168,8 @@ def _multiply_tile(
 
 
 # multiply_tile(a, a_start, a_offsets, a_table, a_step, b, b_start, b_offsets, b_table, b_step,
-#               out, out_start, out_offsets, initial, initial_start, columns, outer, inner, first, floor, rows, vectors)
+#               out, out_start, out_offsets, initial, initial_start, columns, outer, inner, first, floor,
+#               spills, rows, vectors)
 #
 # For m < rows and v < vectors * lanes, with literal rows and vectors:
 #
@@ -179,7 +181,8 @@ def _multiply_tile(
 #
 # Only the first `columns` columns of out are read and written; b and initial are padded to full vectors. All start,
 # offset and step values are in elements. Rows beyond the last valid one repeat it: they write the same values to the
-# same place, so no remainder needs a kernel of its own.
+# same place, so no remainder needs a kernel of its own. With `spills` all rows but the last may write full vectors,
+# over what comes next in memory: where that is the next row (masked stores take 20 cycles each on some processors).
 multiply_tile: Any = _multiply_tile
 
 
@@ -198,6 +201,7 @@ class _TileArguments(NamedTuple):
     inner: Any
     first: Any
     floor: Any
+    spills: Any
 
 
 def _emit_tile(builder: Any, vec: Vectors, tile: Tile, t: _TileArguments) -> None:
@@ -233,14 +237,27 @@ def _emit_tile(builder: Any, vec: Vectors, tile: Tile, t: _TileArguments) -> Non
     for place in every:
         builder.store(vec.at_least(builder.load(sums[place]), floor), sums[place])
 
+    def store_rows(first: int, end: int) -> None:
+        for m, v in every:
+            if first <= m < end:
+                builder.store(builder.load(sums[m, v]), out_at[m, v], align=vec.itemsize)
+
+    def store_columns(first: int, end: int) -> None:
+        for m, v in every:
+            if first <= m < end:
+                vec.masked_store(builder.load(sums[m, v]), out_at[m, v], masks[v])
+
     full = builder.icmp_signed("==", t.columns, _constant(tile.vectors * vec.lanes))
+    with builder.if_else(builder.or_(full, t.spills)) as (then, otherwise):
+        with then:
+            store_rows(0, tile.rows - 1)
+        with otherwise:
+            store_columns(0, tile.rows - 1)
     with builder.if_else(full) as (then, otherwise):
         with then:
-            for m, v in every:
-                builder.store(builder.load(sums[m, v]), out_at[m, v], align=vec.itemsize)
+            store_rows(tile.rows - 1, tile.rows)
         with otherwise:
-            for m, v in every:
-                vec.masked_store(builder.load(sums[m, v]), out_at[m, v], masks[v])
+            store_columns(tile.rows - 1, tile.rows)
 
 
 @intrinsic(prefer_literal=True)

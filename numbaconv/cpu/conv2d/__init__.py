@@ -6,9 +6,10 @@ import numpy as np
 
 from ...algorithm import forced
 from ...shapes import Conv2dProblem
-from ..layout import dense, in_layout, layout_of
+from ..layout import CHANNELS_LAST, channels_last, dense, in_layout, layout_of
+from ..memory import temporaries
 from ..reduce import channel_sums
-from .algorithm import Packed
+from .algorithm import Algorithm, Packed
 from .choose import choose, explain
 
 __all__ = [
@@ -22,10 +23,23 @@ __all__ = [
 ]
 
 
+_SMALL = 1 << 13  # elements: first touch of so little does not matter
+
+
 def conv2d(problem: Conv2dProblem, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     algorithm = choose(problem, "forward", forced())
-    out = algorithm.forward(problem, dense(x), algorithm.pack_weight(problem, weight, bias, False), False)
-    return in_layout(out, layout_of(x))
+    packed = algorithm.pack_weight(problem, weight, bias, False)
+    return _forward(algorithm, problem, x, packed, False, layout_of(x))
+
+
+def _forward(
+    algorithm: Algorithm, problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool, layout: str
+) -> np.ndarray:
+    if layout == CHANNELS_LAST or x.size < _SMALL:
+        return in_layout(algorithm.forward(problem, dense(x), packed, relu), layout)
+    with temporaries():
+        out = algorithm.forward(problem, dense(x), packed, relu)
+    return in_layout(out, layout)
 
 
 class PreparedConv2d:
@@ -44,7 +58,7 @@ class PreparedConv2d:
         packed = self._packed.get(algorithm.name)
         if packed is None:  # two threads may both do it: the results are the same
             packed = self._packed[algorithm.name] = algorithm.pack_weight(problem, self._weight, self._bias, True)
-        return in_layout(algorithm.forward(problem, dense(x), packed, relu), layout or layout_of(x))
+        return _forward(algorithm, problem, x, packed, relu, layout or layout_of(x))
 
 
 def prepare_conv2d(weight: np.ndarray, bias: np.ndarray | None) -> PreparedConv2d:
@@ -74,9 +88,21 @@ def conv2d_backward(
     weight: np.ndarray,
     needs: tuple[bool, bool, bool],
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-    grad_output = dense(grad_output)  # once for the three
+    layout = layout_of(grad_output)
+    grad_input = None
+    if layout == CHANNELS_LAST or grad_output.size < _SMALL:
+        grad_output = dense(grad_output)
+        if needs[0]:
+            grad_input = conv2d_backward_input(problem, grad_output, weight)
+    else:
+        with temporaries():  # each copied once for the three
+            grad_output = channels_last(grad_output)
+            x = channels_last(x) if needs[1] else x
+            if needs[0]:
+                grad_input = conv2d_backward_input(problem, grad_output, weight)
+        grad_input = None if grad_input is None else in_layout(grad_input, layout)
     return (
-        conv2d_backward_input(problem, grad_output, weight) if needs[0] else None,
+        grad_input,
         conv2d_backward_weight(problem, grad_output, x) if needs[1] else None,
         channel_sums(grad_output) if needs[2] else None,
     )

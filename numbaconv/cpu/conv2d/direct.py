@@ -13,6 +13,7 @@ import numpy as np
 
 from ...shapes import Conv2dProblem, Shape4
 from ..correlate import Grid, chunk_size, correlate
+from ..correlate_patches import correlate_patches
 from ..layout import CHANNELS_LAST, empty, flat, in_layout, layout_of, padded_channels_last
 from ..packing import Columns, Packed, Packing, columns_for, pack, pack_bias
 from .algorithm import Algorithm
@@ -31,6 +32,7 @@ class _Plan(NamedTuple):
     tap_offsets: np.ndarray
     grids: tuple[tuple[Grid, np.ndarray], ...]
     source_padding: Shape4  # zeros to put around the source first
+    patches: bool = False
 
 
 class _Taps(NamedTuple):
@@ -71,8 +73,9 @@ def _run(plan: _Plan, out_shape: Shape4, source: np.ndarray, packed: Packed, rel
     out = empty(out_shape, source.dtype, CHANNELS_LAST)
     if out.size:
         flat_source = padded_channels_last(source, plan.source_padding, "padded source")
+        compute = correlate_patches if plan.patches else correlate
         for grid, taps in plan.grids:
-            correlate(grid, taps, flat_source, packed.weight, packed.bias, flat(out), plan.columns.wide, relu)
+            compute(grid, taps, flat_source, packed.weight, packed.bias, flat(out), plan.columns.wide, relu)
     return out
 
 
@@ -170,7 +173,7 @@ def _folded(grid: Grid, taps: _Taps, columns: Columns, packing: Packing, filter_
     table = [(h + top, taps.columns[0][0] + left, row) for row, (h, _) in enumerate(taps.rows)]
     tap_offsets = np.array([i * s + j for _, i in taps.rows for _, j in taps.columns], np.int64)
     padding = (top, bottom, left, right)
-    return _Plan(columns, packing, tap_offsets, ((grid, np.array(table, np.int64)),), padding)
+    return _Plan(columns, packing, tap_offsets, ((grid, np.array(table, np.int64)),), padding, True)
 
 
 ALGORITHM = Algorithm(

@@ -1,0 +1,131 @@
+"""Correlation of a source of few channels: the patch of each pixel is copied out first, then multiplied.
+
+With few channels a tap's inner loop is a handful of terms, and looking its pixels up takes longer than multiplying
+them. Here the rows of a filter, S * C neighbours in memory, are copied in whole vectors to a panel [pixel][term], of
+one tile of pixels at a time; all blocks of columns then multiply it in one long loop. (Tap by tap, a LeNet-5 first
+layer took three times as long.)
+
+Cost: as in `correlate`, and S * R * C elements copied a pixel, in a first-level cache.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from ..jit import kernel, launch, never_inline, parallel_kernel, prange
+from .correlate import TERMS, Grid, lowest, multiply
+from .simd import NARROW_ROWS, VECTOR_BYTES, WIDE_ROWS, Vectors
+
+
+@intrinsic
+def _copy_vectors(typing_context: Any, source: Any, start: Any, out: Any, out_start: Any, vectors: Any) -> Any:
+    signature = types.void(source, types.intp, out, types.intp, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        element = signature.args[0].dtype
+        vec = Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
+        source, out = (context.make_array(signature.args[p])(context, builder, args[p]).data for p in (0, 2))
+        with cgutils.for_range(builder, args[4]) as loop:
+            at = builder.mul(loop.index, ir.Constant(ir.IntType(64), vec.lanes))
+            value = vec.load(source, builder.add(args[1], at))
+            builder.store(value, vec.at(out, builder.add(args[3], at)), align=vec.itemsize)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# copy_vectors(source, start, out, out_start, vectors): that many whole vectors.
+copy_vectors: Any = _copy_vectors
+
+
+def correlate_patches(
+    grid: Grid, taps: np.ndarray, source: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray, wide: bool,
+    relu: bool = False,
+) -> None:  # fmt: skip
+    """Computes one grid; arguments as for `correlate`. Every tap of every pixel must be inside the source."""
+    tasks, work_ns = _effort(grid, len(taps), out.itemsize)
+    args = source, weight, bias, out, tuple(grid), taps, wide, lowest(relu, out.dtype)
+    launch(_correlate, _correlate_parallel, tasks, work_ns, *args)
+
+
+@functools.lru_cache(maxsize=4096)
+def _effort(grid: Grid, taps: int, itemsize: int) -> tuple[int, float]:
+    """Tasks, and nanoseconds of them all on one thread."""
+    pixels = grid.images * grid.rows * grid.columns
+    work_ns = pixels * (taps * grid.depth + 4) * (grid.blocks * grid.block * 0.4 + 1) / (VECTOR_BYTES // itemsize)
+    return grid.images * -(-grid.rows * grid.columns // grid.chunk), work_ns
+
+
+@kernel
+def _correlate(first, end, source, weight, bias, out, sizes, taps, wide, floor):
+    """Task: an image and a run of its pixels."""
+    never_inline()
+    grid = Grid(*sizes)
+    lanes = VECTOR_BYTES // source.itemsize
+    rows = WIDE_ROWS if wide else NARROW_ROWS
+    tap_count = taps.shape[0]
+    terms = tap_count * grid.depth
+    vectors = (grid.depth + lanes - 1) // lanes
+    pitch = terms + lanes  # what the last copy spills; rows at one distance, of which few share a cache set
+    panel = np.empty(rows * pitch, source.dtype)
+    panel_rows = np.arange(rows) * pitch
+    zero = np.zeros(1, np.int64)
+    tap_offsets = np.empty(tap_count, np.int64)
+    for tap in range(tap_count):
+        tap_offsets[tap] = (taps[tap, 0] * grid.source_width + taps[tap, 1]) * grid.source_pixel
+    reach = tap_offsets[tap_count - 1] + vectors * lanes  # of the last tap, the farthest
+    out_offsets = np.empty(rows, np.int64)
+    pixels = grid.rows * grid.columns
+    chunks = (pixels + grid.chunk - 1) // grid.chunk
+    none = out.dtype.type(-np.inf)
+    # Full vectors may be written over the columns of the next pixel, which is written next.
+    spills = grid.blocks == 1 and grid.out_column == grid.width and grid.out_row == grid.columns * grid.width
+    for task in range(first, end):
+        image = task // chunks
+        chunk = task - image * chunks
+        source_image = image * grid.source_height * grid.source_width * grid.source_pixel
+        last = min(pixels, (chunk + 1) * grid.chunk) - 1
+        pixel = chunk * grid.chunk
+        i = pixel // grid.columns
+        j = pixel - i * grid.columns
+        for start in range(pixel, last + 1, rows):
+            for m in range(rows):
+                out_offsets[m] = i * grid.out_row + j * grid.out_column
+                at = source_image + (i * grid.row_step * grid.source_width + j * grid.column_step) * grid.source_pixel
+                to = m * pitch
+                if at + reach > source.size:
+                    for tap in range(tap_count):
+                        for t in range(grid.depth):
+                            panel[to + tap * grid.depth + t] = source[at + tap_offsets[tap] + t]
+                elif vectors == 1:
+                    for tap in range(tap_count):
+                        copy_vectors(source, at + tap_offsets[tap], panel, to + tap * grid.depth, 1)
+                else:
+                    for tap in range(tap_count):
+                        copy_vectors(source, at + tap_offsets[tap], panel, to + tap * grid.depth, vectors)
+                if pixel < last:  # those beyond repeat it
+                    pixel += 1
+                    j += 1
+                    if j == grid.columns:
+                        i, j = i + 1, 0
+            for block in range(grid.blocks):
+                column = block * grid.block
+                count = min(grid.block, grid.width - column)
+                out_start = grid.out_start + image * grid.out_image + column
+                for d in range(0, terms, TERMS):
+                    multiply(wide, panel, d, panel_rows, 0, weight, block * grid.weight_block + d * grid.block, zero, 0,
+                             grid.block, out, out_start, out_offsets, bias, column, count, 1, min(TERMS, terms - d),
+                             d == 0, floor if d + TERMS >= terms else none,
+                             spills and start + rows <= last + 1)  # fmt: skip
+
+
+@parallel_kernel
+def _correlate_parallel(first, end, source, weight, bias, out, sizes, taps, wide, floor):
+    for task in prange(first, end):
+        _correlate(task, task + 1, source, weight, bias, out, sizes, taps, wide, floor)
