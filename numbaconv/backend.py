@@ -142,8 +142,12 @@ def to_device(x: Any, device: str) -> Any:
     """
     name, index = _split_device(device, "to_device")
     target = load_backend(name, "to_device")
-    host = to_host(x)
-    return host if target is cpu else target.to_device(host, index)
+    own = own_array("to_device", "x", x)
+    if target is cpu:
+        return to_host(own)
+    if device_of(own) == name and own.device == index:
+        return own
+    return target.to_device(to_host(own), index)
 
 
 def to_host(x: Any) -> np.ndarray:

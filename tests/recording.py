@@ -106,6 +106,7 @@ class Recorder:
         self._next = _FIRST_ADDRESS
         self._allocations: dict[int, Allocation] = {}
         self._addresses: list[int] = []
+        self._adopted: Counter[int] = Counter()  # address -> how often another library's memory is in use
         self._clocks: dict[Stream, Clock] = {}
         self._host: Clock = {}
         self._streams = 16
@@ -167,16 +168,24 @@ class Recorder:
         if self.inner is not None:
             self.inner.free(device, address)
 
+    def pointer(self, address: int, dtype: Any) -> Any:
+        """The simulator's, for kernels that read addresses from a table."""
+        return self.inner.pointer(address, dtype)
+
     def adopt(self, address: int, nbytes: int) -> int:
         """Another library's memory: it is full of its values."""
         if self.inner is not None:
             self.inner.adopt(address, nbytes)
-        self._enter(address, nbytes)
-        self._allocations[address].written[:] = True
+        self._adopted[address] += 1
+        known = self._allocations.get(address)
+        if known is None or known.freed or known.nbytes < nbytes:
+            self._enter(address, nbytes)
+            self._allocations[address].written[:] = True
         return 0
 
     def disown(self, address: int) -> None:
-        self._allocations[address].freed = True
+        self._adopted[address] -= 1
+        self._allocations[address].freed = not self._adopted[address]
         if self.inner is not None:
             self.inner.disown(address)
 

@@ -17,7 +17,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,10 +32,10 @@ _SMALLEST = 512  # bytes: the driver's own granularity
 class Memory:
     """What an array lies on. `stream` is where it may be used without ado; `others` are where it was used as well."""
 
-    __slots__ = ("__weakref__", "device", "others", "runtime", "stream")
+    __slots__ = ("__weakref__", "address", "device", "others", "runtime", "stream")
 
-    def __init__(self, owner: Runtime, device: int, stream: int | None) -> None:
-        self.runtime, self.device, self.stream = owner, device, stream
+    def __init__(self, owner: Runtime, device: int, stream: int | None, address: int) -> None:
+        self.runtime, self.device, self.stream, self.address = owner, device, stream, address
         self.others: set[int] = set()
 
     def used_on(self, stream: int) -> None:
@@ -47,17 +47,44 @@ class Memory:
 class Block(Memory):
     """Memory of a pool; it goes back there when the last array on it is gone."""
 
-    __slots__ = ("address", "nbytes")
+    __slots__ = ("nbytes",)
 
     def __init__(self, owner: Runtime, device: int, stream: int, address: int, nbytes: int) -> None:
-        super().__init__(owner, device, stream)
-        self.address, self.nbytes = address, nbytes
+        super().__init__(owner, device, stream, address)
+        self.nbytes = nbytes
 
     def __del__(self) -> None:
         # Only noted: this may run anywhere, in the garbage collector too. The next allocation does the rest.
         pools = _pools.get(self.runtime)
         if pools is not None:
-            pools.returned.append((self.address, self.nbytes, self.device, self.stream, self.others))
+            pools.returned.append(Returned(self.device, self.others, None, self.stream, self.address, self.nbytes))
+
+
+class Foreign(Memory):
+    """Memory of another library, whose `keeper` is let go when the device is done with what was queued here."""
+
+    __slots__ = ("keeper",)
+
+    def __init__(self, owner: Runtime, keeper: Any, address: int, nbytes: int) -> None:
+        device = owner.adopt(address, nbytes)
+        super().__init__(owner, device, None, address)
+        self.keeper = keeper
+
+    def __del__(self) -> None:
+        if hasattr(self, "keeper"):
+            pools = _pools_of(self.runtime)
+            pools.returned.append(Returned(self.device, self.others, self.keeper, None, self.address, 0))
+
+
+class Returned(NamedTuple):
+    """Memory on which there is no array any more."""
+
+    device: int
+    others: set[int]
+    keeper: Any  # of another library's memory; None: it is a pool's
+    stream: int | None
+    address: int
+    nbytes: int
 
 
 class _Pools:
@@ -66,9 +93,11 @@ class _Pools:
     def __init__(self, owner: Runtime) -> None:
         self.runtime = weakref.proxy(owner)
         self.lock = threading.RLock()
-        self.returned: deque[Any] = deque()
+        self.returned: deque[Returned] = deque()
         self.free: dict[tuple[int, Any], dict[int, list[tuple[int, list[Any]]]]] = {}
+        self.lingering: list[tuple[int, list[Any], Returned]] = []  # foreign, with the events it waits for
         self.kept: set[tuple[int, int]] = set()
+        self.held: list[Returned] = []  # used on a stream whose work is going to be done again
         self.used: dict[int, Counts] = {}
 
     def take(self, device: int, nbytes: int, stream: int) -> tuple[int, int]:
@@ -120,20 +149,42 @@ class _Pools:
         return counts
 
     def collect(self) -> None:
-        """Takes back the blocks whose arrays are gone."""
+        """Takes back the memory whose arrays are gone."""
         while self.returned:
-            address, size, device, stream, others = self.returned.popleft()
-            self.counts(device).allocated -= size
-            if not self.runtime.caches:
-                self.runtime.free(device, address)
-                self.counts(device).reserved -= size
-                continue
-            events = []
-            for other in others:
-                event = self.runtime.create_event(device)
-                self.runtime.record(device, event, other)
-                events.append(event)
-            self.free.setdefault((device, stream), {}).setdefault(size, []).append((address, events))
+            item = self.returned.popleft()
+            if any((item.device, stream) in self.kept for stream in item.others):
+                self.held.append(item)
+            elif item.keeper is not None:
+                self.lingering.append((item.device, self._events(item), item))
+            else:
+                self._give_back(item)
+        if self.lingering:
+            self.lingering = [item for item in self.lingering if not self._let_go(*item)]
+
+    def _give_back(self, item: Returned) -> None:
+        counts = self.counts(item.device)
+        counts.allocated -= item.nbytes
+        if self.runtime.caches:
+            sizes = self.free.setdefault((item.device, item.stream), {})
+            sizes.setdefault(item.nbytes, []).append((item.address, self._events(item)))
+        else:
+            self.runtime.free(item.device, item.address)
+            counts.reserved -= item.nbytes
+
+    def _let_go(self, device: int, events: list[Any], item: Returned) -> bool:
+        if not all(self.runtime.finished(device, event) for event in events):
+            return False
+        self.runtime.disown(item.address)
+        return True
+
+    def _events(self, item: Returned) -> list[Any]:
+        """Events after which the streams that used it are done with it."""
+        events = []
+        for stream in item.others:
+            event = self.runtime.create_event(item.device)
+            self.runtime.record(item.device, event, stream)
+            events.append(event)
+        return events
 
     def empty(self, device: int) -> None:
         """Gives the blocks nobody uses back to the runtime."""
@@ -197,9 +248,23 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype, device: int) -> DeviceArray:
 
 
 def keep(device: int, stream: int, kept: bool = True) -> None:
-    """Whether `empty_cache` leaves a stream's pool alone: a captured graph uses its blocks again."""
+    """Whether memory that a stream's work uses is left alone, for a graph is going to use it again."""
     pools = _pools_of(runtime())
-    (pools.kept.add if kept else pools.kept.discard)((device, stream))
+    with pools.lock:
+        pools.collect()
+        if kept:
+            pools.kept.add((device, stream))
+        else:
+            pools.kept.discard((device, stream))
+            pools.returned.extend(pools.held)
+            pools.held.clear()
+
+
+def collect() -> None:
+    """Lets go of other libraries' memory that the device is done with."""
+    pools = _pools_of(runtime())
+    with pools.lock:
+        pools.collect()
 
 
 @contextlib.contextmanager
