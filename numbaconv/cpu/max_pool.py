@@ -49,7 +49,7 @@ def max_pool2d(problem: Pool2dProblem, x, return_indices):
     taps = problem.kernel_size[0] * problem.kernel_size[1]
     arrays = flat(x), flat(out), flat(indices)
     windows = _windows(problem)
-    if windows is not None and has_vectors(x, inner):
+    if windows is not None and inner > 1:
         sizes = h, w, p, q, inner
         work = out.size * (0.4 + taps * 0.1)
         launch(
@@ -85,6 +85,24 @@ def _windows(problem: Pool2dProblem) -> tuple[np.ndarray, np.ndarray] | None:
     return tables[0], tables[1]
 
 
+@inline
+def _one_by_one(
+    x, start, rows, row_pitch, columns, column_pitch, out, to, channels, indices, place, row_places, column_places,
+    with_indices,
+):  # fmt: skip
+    """`window_maximum` of the channels there are, reading and writing no others."""
+    for c in range(channels):
+        best, where = x[start + c], place
+        for r in range(rows):
+            for s in range(columns):
+                value = x[start + c + r * row_pitch + s * column_pitch]
+                if value > best or value != value:
+                    best, where = value, place + r * row_places + s * column_places
+        out[to + c] = best
+        if with_indices:
+            indices[to + c] = where
+
+
 @kernel
 def _max_windows(first, end, x, out, indices, with_indices, sizes, dilation, row_windows, column_windows):
     """Channels-last. Task: one row of outputs."""
@@ -99,12 +117,25 @@ def _max_windows(first, end, x, out, indices, with_indices, sizes, dilation, row
             w, columns = column_windows[0, q], column_windows[1, q]
             start = ((n * height + h) * width + w) * channels
             to = (task * out_width + q) * channels
+            place = h * width + w
+            if channels < lanes:
+                reach = start + (rows - 1) * row_pitch + (columns - 1) * column_pitch + lanes
+                if q * channels + lanes > out_width * channels or reach > x.size:
+                    _one_by_one(x, start, rows, row_pitch, columns, column_pitch, out, to, channels, indices, place,
+                                dilation[0] * width, dilation[1], with_indices)  # fmt: skip
+                elif with_indices:  # the lanes beyond are those of the next pixels, which are written next
+                    window_maximum(x, start, rows, row_pitch, columns, column_pitch, out, to, indices,
+                                   place, dilation[0] * width, dilation[1], 1, 1)  # fmt: skip
+                else:
+                    window_maximum(x, start, rows, row_pitch, columns, column_pitch, out, to, indices,
+                                   0, 0, 0, 0, 1)  # fmt: skip
+                continue
             c = 0
             while c < channels:
                 if c + UNROLLED * lanes <= channels:
                     if with_indices:
                         window_maximum(x, start + c, rows, row_pitch, columns, column_pitch, out, to + c, indices,
-                                       h * width + w, dilation[0] * width, dilation[1], 1, UNROLLED)  # fmt: skip
+                                       place, dilation[0] * width, dilation[1], 1, UNROLLED)  # fmt: skip
                     else:
                         window_maximum(x, start + c, rows, row_pitch, columns, column_pitch, out, to + c, indices,
                                        0, 0, 0, 0, UNROLLED)  # fmt: skip
@@ -113,7 +144,7 @@ def _max_windows(first, end, x, out, indices, with_indices, sizes, dilation, row
                 last = min(c, channels - lanes)  # the last vector overlaps the one before
                 if with_indices:
                     window_maximum(x, start + last, rows, row_pitch, columns, column_pitch, out, to + last, indices,
-                                   h * width + w, dilation[0] * width, dilation[1], 1, 1)  # fmt: skip
+                                   place, dilation[0] * width, dilation[1], 1, 1)  # fmt: skip
                 else:
                     window_maximum(x, start + last, rows, row_pitch, columns, column_pitch, out, to + last, indices,
                                    0, 0, 0, 0, 1)  # fmt: skip
