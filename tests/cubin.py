@@ -1,6 +1,6 @@
 """What a kernel's machine code takes of a GPU, measured: registers, shared memory, spills, wide accesses, loops.
 
-``python tests/cubin.py activation._relu ...`` prints rows of `numbaconv.cuda.budgets` for these kernels, or for all.
+``python tests/cubin.py elementwise.relu ...`` prints rows of `numbaconv.cuda.budgets` for these kernels, or for all.
 """
 
 from __future__ import annotations

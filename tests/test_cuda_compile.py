@@ -183,7 +183,7 @@ def test_what_breaks_a_budget_is_seen():
 
 
 def test_measured_row_is_a_row():
-    text = cubin.measured_row("activation._relu", KERNELS["activation._relu"], architectures=((8, 0),))
-    row = eval(text.strip().join("{}"), {"Budget": Budget})["activation._relu"]
-    assert row == BUDGETS["activation._relu"]._replace(registers=row.registers)
+    text = cubin.measured_row("elementwise.relu", KERNELS["elementwise.relu"], architectures=((8, 0),))
+    row = eval(text.strip().join("{}"), {"Budget": Budget})["elementwise.relu"]
+    assert row == BUDGETS["elementwise.relu"]._replace(registers=row.registers)
     assert 8 <= row.registers <= 24

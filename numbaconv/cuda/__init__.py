@@ -5,11 +5,24 @@ Importing it needs numba-cuda, and no driver: that is asked for when something i
 
 from __future__ import annotations
 
-from .activation import relu, relu_backward
+from .activation import (
+    gelu,
+    gelu_backward,
+    leaky_relu,
+    leaky_relu_backward,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    silu,
+    silu_backward,
+    tanh,
+    tanh_backward,
+)
 from .array import DeviceArray
 from .errorword import synchronize
 from .interop import as_device_array
-from .layout import layout_of
+from .layout import channels_last, contiguous, layout_of
 from .memory import empty_cache, memory_stats, reuse_buffers
 from .streams import stream
 from .transfer import to_device, to_host

@@ -38,7 +38,22 @@ class Budget(NamedTuple):
 
 
 BUDGETS: dict[str, Budget] = {
-    # --- activation
-    "activation._relu": Budget(24, wide="LDG STG"),
-    "activation._relu_backward": Budget(24, wide="LDG STG"),
+    # --- convert
+    "convert._copy": Budget(24),
+    "convert._transpose": Budget(48, shared=(4224, 8448)),
+    # --- elementwise
+    "elementwise.gelu": Budget(32, wide="LDG STG"),
+    "elementwise.gelu_backward": Budget((48, 88), wide="LDG STG"),
+    "elementwise.gelu_tanh": Budget(40, wide="LDG STG"),
+    "elementwise.gelu_tanh_backward": Budget(40, wide="LDG STG"),
+    "elementwise.leaky_relu": Budget((24, 16), wide="LDG STG"),
+    "elementwise.leaky_relu_backward": Budget(24, wide="LDG STG"),
+    "elementwise.relu": Budget((24, 16), wide="LDG STG"),
+    "elementwise.relu_backward": Budget(24, wide="LDG STG"),
+    "elementwise.sigmoid": Budget(32, wide="LDG STG"),
+    "elementwise.sigmoid_backward": Budget(24, wide="LDG STG"),
+    "elementwise.silu": Budget(40, wide="LDG STG"),
+    "elementwise.silu_backward": Budget((40, 32), wide="LDG STG"),
+    "elementwise.tanh": Budget(24, wide="LDG STG"),
+    "elementwise.tanh_backward": Budget(24, wide="LDG STG"),
 }

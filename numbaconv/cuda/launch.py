@@ -136,7 +136,7 @@ class Specialised:
     """A kernel for one element type: what a runtime launches.
 
     Attributes:
-        name: of the entry point in PTX, e.g. "activation_relu_float32".
+        name: of the entry point in PTX, e.g. "elementwise_relu_float32".
         parameters: in order.
         threads: of a block.
     """
