@@ -33,15 +33,18 @@ class CacheFile(NamedTuple):
     stamp: bytes
 
     def read(self) -> bytes | None:
-        """What was written with the same stamp; None if there is nothing."""
+        """What was written with the same stamp; None if there is nothing, or not all of it."""
         if self.path is None:
             return None
         try:
-            content = self.path.read_bytes()
+            found = self.path.read_bytes()
         except OSError:
             return None
-        size = len(self.stamp)
-        return content[size:] if content[:size] == self.stamp else None
+        head, content = found[: len(self._head(b""))], found[len(self._head(b"")) :]
+        return content if head == self._head(content) else None
+
+    def _head(self, content: bytes) -> bytes:
+        return self.stamp + hashlib.sha256(content).digest()
 
     def write(self, content: bytes) -> None:
         """At once or not at all: another process may read or write the same file."""
@@ -52,7 +55,7 @@ class CacheFile(NamedTuple):
             handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f"{self.path.name}.")
             try:
                 with os.fdopen(handle, "wb") as out:
-                    out.write(self.stamp + content)
+                    out.write(self._head(content) + content)
                 os.replace(name, self.path)
             except OSError:
                 os.unlink(name)
