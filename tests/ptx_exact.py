@@ -1,4 +1,4 @@
-"""Floating-point arithmetic from exact fractions, rounded once: what the PTX interpreter's results are compared with."""
+"""Arithmetic from exact fractions, rounded once: what the PTX interpreter's results are compared with."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def round_fraction(value: Fraction, format_name: str, rounding: str = "rn") -> f
     rounded = (whole + up) * unit
     limit = Fraction(2) ** (-least + 2)
     if rounded >= limit:
-        away = rounding in ("rn", "rna") or (rounding == "rp") == (sign > 0) and rounding in ("rp", "rm")
+        away = rounding in ("rn", "rna") or ((rounding == "rp") == (sign > 0) and rounding in ("rp", "rm"))
         return sign * math.inf if away else sign * float(limit - Fraction(2) ** (1 - least - digits + 1))
     return sign * float(rounded)
 

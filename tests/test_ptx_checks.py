@@ -8,8 +8,8 @@ from ptx import checks
 from ptx.checks import Violation
 from ptx.kernel import Kernel
 from ptx.memory import DeviceMemory
+from ptx.snippet import entry
 from ptx.types import poisoned
-from test_ptx_memory import entry
 
 TILE = ".shared .align 16 .b8 tile[{}];"
 
@@ -376,7 +376,8 @@ def test_trap():
 
 def test_positions_of_threads_and_blocks():
     """Messages name threads and blocks by their coordinates."""
-    body = "mov.u32 %r0, %tid.y;\nsetp.eq.u32 %p0, %r0, 2;\nmov.u32 %r0, %ctaid.z;\nsetp.eq.and.u32 %p0, %r0, 1, %p0;\n@%p0 trap;"
+    body = "mov.u32 %r0, %tid.y;\nsetp.eq.u32 %p0, %r0, 2;\nmov.u32 %r0, %ctaid.z;\n"
+    body += "setp.eq.and.u32 %p0, %r0, 1, %p0;\n@%p0 trap;"
     text = violation(checks.TRAP, body, grid=(2, 1, 3), block=(4, 3, 2))
     assert "thread (0, 2, 0) of block (0, 0, 1)" in text
 

@@ -13,7 +13,7 @@ from ptx.statistics import Statistics
 from ptx.types import poisoned
 
 pytest.importorskip("numba_cuda", reason="numba-cuda compiles the kernels")
-from numba import cuda  # noqa: E402
+from numba import cuda
 
 # Compiling takes 3 s each, so that only --full does all of them.
 ALL = [(7, 5), (8, 0), (9, 0), (10, 0), (12, 0)]

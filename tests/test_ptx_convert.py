@@ -31,7 +31,7 @@ def floats(source, seed=0):
     rng = np.random.default_rng(seed)
     x = np.concatenate([
         [0.0, -0.0, 0.5, 1.5, 2.5, -0.5, -1.5, 0.49999997, math.inf, -math.inf, math.nan],
-        *(2.0**k * np.array([1, -1, 1 + 2**-23, 1 - 2**-24, 1.3]) for k in range(0, 70)),
+        *(2.0**k * np.array([1, -1, 1 + 2**-23, 1 - 2**-24, 1.3]) for k in range(70)),
         rng.integers(-300, 300, 60) / 2,
     ])  # fmt: skip
     return x.astype(DTYPES[source])

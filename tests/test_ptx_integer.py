@@ -239,7 +239,7 @@ def test_carry(bits):
     def run(body, expected):
         got = execute(body, inputs, {"lo": t, "hi": t})
         pairs = zip(got["lo"], got["hi"], strict=True)
-        assert [int(h) << bits | int(l) for l, h in pairs] == [
+        assert [int(hi) << bits | int(lo) for lo, hi in pairs] == [
             expected(hi << bits | lo, other_hi << bits | other_lo) & both
             for lo, hi, other_lo, other_hi in zip(a, b, c, d, strict=True)
         ]

@@ -10,10 +10,9 @@ from ptx import checks
 from ptx.checks import Violation
 from ptx.kernel import Kernel
 from ptx.parser import parse
-from ptx.snippet import HEADER, execute
+from ptx.snippet import HEADER, entry, execute
 from ptx.syntax import PtxSyntaxError
 from ptx.types import poisoned
-from test_ptx_memory import entry
 
 # --- control flow -------------------------------------------------------------------------------------------
 
@@ -210,8 +209,9 @@ def test_what_is_not_interpreted_is_named():
 @pytest.fixture
 def device():
     pytest.importorskip("numba_cuda", reason="numba-cuda compiles the kernels")
-    from numbaconv.cuda import launch
     from ptx.runtime import InterpreterRuntime
+
+    from numbaconv.cuda import launch
 
     with launch.use(InterpreterRuntime((8, 0))) as runtime:
         yield runtime

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ptx.snippet import execute
-from test_ptx_memory import entry
+from ptx.snippet import entry, execute
 
 LANES = np.arange(64)
 

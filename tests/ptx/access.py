@@ -1,7 +1,7 @@
 """Compiled loops of loads and stores: one pass over the active threads each.
 
-`index` lists the active threads in rising order. A `position` is a byte in the array behind a memory space. The `locate`
-functions turn addresses into positions and say which is the first bad one.
+`index` lists the active threads in rising order. A `position` is a byte in the array behind a memory space. The
+`locate` functions turn addresses into positions and say which is the first bad one.
 """
 
 from __future__ import annotations

@@ -102,10 +102,8 @@ def multiply(rounding: str):
 
     def directed(x, y):
         nearest = x * y
-        if nearest.dtype == np.float32:
-            error = x.astype(np.float64) * y - nearest
-        else:
-            error = fma(x, y, -nearest)
+        exact_product = nearest.dtype == np.float32  # in float64
+        error = x.astype(np.float64) * y - nearest if exact_product else fma(x, y, -nearest)
         return step(nearest, error, rounding, _all_finite(x, y))
 
     return directed

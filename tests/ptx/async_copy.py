@@ -1,7 +1,7 @@
 """cp.async: bytes that are on their way to shared memory until the thread that sent them waits.
 
-Hardware may deliver at any moment between. So that a missing wait is always seen, they arrive here at the last possible one,
-at wait_group; until then touching the destination is a violation.
+Hardware may deliver at any moment between. So that a missing wait is always seen, they arrive here at the last
+possible one, at wait_group; until then touching the destination is a violation.
 """
 
 from __future__ import annotations

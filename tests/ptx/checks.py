@@ -1,11 +1,11 @@
 """What the interpreter reports: races, conflicts between blocks, barriers and warps, bytes that nobody wrote.
 
-Races. Every thread carries a stamp: which block and thread it is and how many barriers it has passed. Of every granule of
-memory (the smallest access of the kernel, 1 to 8 bytes) the record keeps the stamps of the last write and of two reads: the
-last one, and one before it from as far away as there was (another block, else another warp, else another thread). That is
-enough: two accesses, one of them a write, are a race unless a barrier (or, within a warp, a bar.warp.sync) lies between,
-and if any earlier access races with a new one, so does one of those kept. Threads of different blocks have no barrier in
-common. Atomics and volatile accesses do not race with each other.
+Races. Every thread carries a stamp: which block and thread it is and how many barriers it has passed. Of every
+granule of memory (the smallest access of the kernel, 1 to 8 bytes) the record keeps the stamps of the last write and
+of two reads: the last one, and one before it from as far away as there was (another block, else another warp, else
+another thread). That is enough: two accesses, one of them a write, are a race unless a barrier (or, within a warp, a
+bar.warp.sync) lies between, and if any earlier access races with a new one, so does one of those kept. Threads of
+different blocks have no barrier in common. Atomics and volatile accesses do not race with each other.
 """
 
 from __future__ import annotations

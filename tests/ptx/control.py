@@ -1,7 +1,7 @@
 """Where control goes: branches, exits, barriers. Each ends a segment.
 
-``leave(batch, slots, lanes)`` returns the place at which the whole group goes on, or None after it has given the threads to
-the batch some other way.
+``leave(batch, slots, lanes)`` returns the place at which the whole group goes on, or None after it has given the
+threads to the batch some other way.
 """
 
 from __future__ import annotations

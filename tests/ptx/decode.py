@@ -1,9 +1,9 @@
 """An instruction -> a Python closure, once per kernel.
 
-Operands become *slots*: numbers of arrays with one element per thread. A slot is a register seen as a type, a part of a
-register, a constant, a special register or a parameter; `execution.Registers` makes the arrays, so that a decoded kernel
-serves batches of any size. A closure is called as ``step(slots, lanes)``: `slots` is the list of arrays, `lanes` says which
-threads are active.
+Operands become *slots*: numbers of arrays with one element per thread. A slot is a register seen as a type, a part of
+a register, a constant, a special register or a parameter; `execution.Registers` makes the arrays, so that a decoded
+kernel serves batches of any size. A closure is called as ``step(slots, lanes)``: `slots` is the list of arrays,
+`lanes` says which threads are active.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """A batch of blocks, executed in lock-step.
 
-Threads that are at the same instruction form a group; `Lanes` are the active ones of it. A program is cut into segments that
-control enters at the top and leaves at the bottom. Of all groups the one that is furthest back in the program runs next, so
-that threads that diverged meet again where their paths join; groups at one place become one. At a barrier threads wait until
-no other can run. At an instruction that concerns a warp, a group waits until all threads the instruction asks for are there.
+Threads that are at the same instruction form a group; `Lanes` are the active ones of it. A program is cut into
+segments that control enters at the top and leaves at the bottom. Of all groups the one that is furthest back in the
+program runs next, so that threads that diverged meet again where their paths join; groups at one place become one. At
+a barrier threads wait until no other can run. At an instruction that concerns a warp, a group waits until all threads
+the instruction asks for are there.
 """
 
 from __future__ import annotations
@@ -171,7 +172,8 @@ class Batch:
 
     def who(self, block: int, thread_in_block: int) -> str:
         """A thread in words."""
-        return f"thread {self.launch.thread_position(int(thread_in_block))} of block {self.launch.block_position(int(block))}"
+        thread = self.launch.thread_position(int(thread_in_block))
+        return f"thread {thread} of block {self.launch.block_position(int(block))}"
 
     def where(self, instruction, thread: int) -> str:
         """An instruction and the thread that is at it."""

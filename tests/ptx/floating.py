@@ -1,7 +1,7 @@
 """Floating-point instructions.
 
-Approximate instructions (ex2, lg2, sin, cos, tanh, rcp, rsqrt, sqrt and div with .approx) give the nearest float32 to the
-exact value here; hardware is allowed a few units in the last place more, differently on every architecture.
+Approximate instructions (ex2, lg2, sin, cos, tanh, rcp, rsqrt, sqrt and div with .approx) give the nearest float32 to
+the exact value here; hardware is allowed a few units in the last place more, differently on every architecture.
 """
 
 from __future__ import annotations

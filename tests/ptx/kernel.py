@@ -23,7 +23,8 @@ from .types import DTYPES, POISON, is_float, size_of
 # Where both families have an opcode, its type decides.
 TABLE = {**integer.TABLE, **logic.TABLE, **memory_ops.TABLE, **warp.TABLE, **matrix.TABLE, **convert.TABLE}
 
-# Threads of a batch: so many that a NumPy call costs little more than its loop, so few that registers stay in the cache.
+# Threads of a batch: so many that a NumPy call costs little more than its loop, so few that registers stay in the
+# cache.
 BATCH_THREADS = 2048
 MAX_SEGMENTS = 50_000_000
 
@@ -117,12 +118,16 @@ class Kernel:
         check: bool = True,
         statistics: Statistics | None = None,
         max_segments: int = MAX_SEGMENTS,
-    ) -> None:
-        """Executes all blocks. `args`: a number for each parameter, addresses included."""
-        Launch(self, memory, grid, block, args, dynamic_shared, check, statistics, max_segments).run()
+    ) -> int:
+        """Executes all blocks. `args`: a number for each parameter, addresses included.
+
+        Returns:
+            How many segments were executed, by however many threads.
+        """
+        return Launch(self, memory, grid, block, args, dynamic_shared, check, statistics, max_segments).run()
 
     def run(self, grid, block, *args, **options) -> None:
-        """Executes on arrays: each NumPy array is an allocation of its own, and is overwritten with what is there at the end.
+        """Executes on arrays: each is an allocation of its own, and gets what is there at the end.
 
         Elements that hold the poison (`types.poisoned`) count as not yet written.
         """
@@ -177,8 +182,9 @@ class Launch:
             raw = np.array([value]).astype(DTYPES[parameter.type]).view(np.uint8)
             self.parameters[offset : offset + raw.size] = raw
 
-    def run(self) -> None:
-        """All blocks, a batch at a time."""
+    def run(self) -> int:
+        """All blocks, a batch at a time; how many segments were executed."""
+        most = self.remaining
         size = min(self.blocks, max(1, BATCH_THREADS // self.threads_per_block))
         with np.errstate(all="ignore"):
             batch = Batch(self, size)
@@ -186,6 +192,7 @@ class Launch:
                 batch.run(first, min(size, self.blocks - first))
         if self.statistics:
             self.statistics.count(self.kernel, self.executed)
+        return most - self.remaining
 
     def count(self, segment: Segment, lanes) -> None:
         """Notes that a group executes a segment."""

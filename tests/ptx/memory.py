@@ -1,8 +1,8 @@
 """Device memory: allocations with virtual addresses.
 
-Every allocation has a window of 2**40 addresses of its own, so that an index that runs over its end meets no neighbour, and
-a freed window is never given out again. Behind the windows lies one array of bytes, and one of flags: has anyone written
-this byte since it was allocated?
+Every allocation has a window of 2**40 addresses of its own, so that an index that runs over its end meets no
+neighbour, and a freed window is never given out again. Behind the windows lies one array of bytes, and one of flags:
+has anyone written this byte since it was allocated?
 """
 
 from __future__ import annotations

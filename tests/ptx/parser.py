@@ -259,7 +259,8 @@ class _Parser:
             operands.append(self.operand(scopes))
             self.accept(",")
         text = " ".join(self.text[self.starts[first] : self.starts[self.at - 1]].split())
-        return Instruction(opcode, tuple(operands), guard, negated, line, text)
+        span = self.starts[first], self.starts[self.at - 1] + 1
+        return Instruction(opcode, tuple(operands), guard, negated, line, text, span)
 
     def name(self, scopes) -> Register | Symbol:
         name = self.take()

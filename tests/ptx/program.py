@@ -1,8 +1,8 @@
 """A kernel ready to be decoded: device functions inlined, memory laid out, labels resolved.
 
-A call is inlined with its own copy of the callee's registers, labels and local memory, so that no call stack exists and
-threads that diverge in a callee meet again like anywhere else. What is passed (.param space) lives in local memory, and a
-callee's formal parameter is the caller's actual one under another name.
+A call is inlined with its own copy of the callee's registers, labels and local memory, so that no call stack exists
+and threads that diverge in a callee meet again like anywhere else. What is passed (.param space) lives in local
+memory, and a callee's formal parameter is the caller's actual one under another name.
 """
 
 from __future__ import annotations

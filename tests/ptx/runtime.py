@@ -22,9 +22,9 @@ from .memory import DeviceMemory
 from .statistics import Statistics
 
 
-@functools.lru_cache(maxsize=None)
+@functools.lru_cache(maxsize=500)
 def decoded(text: str) -> Kernel:
-    """The kernel of a text; decoded once per process."""
+    """The kernel of a text; decoded once, unless very many others came between."""
     return Kernel(text)
 
 
@@ -35,6 +35,7 @@ class InterpreterRuntime:
         memory: what is allocated on it.
         launches: kernel name -> how often it was launched.
         texts: kernel name -> its PTX.
+        segments: kernel name -> the most straight pieces of code one of its launches executed.
     """
 
     caches = False
@@ -63,6 +64,7 @@ class InterpreterRuntime:
         self.memory = DeviceMemory()
         self.launches: Counter[str] = Counter()
         self.texts: dict[str, str] = {}
+        self.segments: Counter[str] = Counter()
         self._numbers = itertools.count(16)
         self._captured: dict[int, list[Callable[[], None]]] = {}
 
@@ -130,9 +132,10 @@ class InterpreterRuntime:
         self.launches[kernel.name] += 1
 
         def run():
-            decoded(text).launch(
+            segments = decoded(text).launch(
                 self.memory, grid, (kernel.threads,), args, shared, self.check, self.statistics, self.max_segments
             )
+            self.segments[kernel.name] = max(segments, self.segments[kernel.name])
 
         self._queue(stream, run)
 

@@ -50,8 +50,9 @@ def kernel_text(
         else:
             stores += f"st.global.{memory_type(t)} [%at], %{name};\n"
     return (
-        f"{HEADER.format(target=target)}{module}\n.visible .entry snippet({parameters})\n{{\n.reg .b64 %at;\n.reg .b32 %i;\n"
-        f".reg .b16 %byte;\n{registers}{declarations}\nmov.u32 %i, %tid.x;\n{loads}{body}\n{stores}ret;\n}}\n"
+        f"{HEADER.format(target=target)}{module}\n.visible .entry snippet({parameters})\n{{\n"
+        f".reg .b64 %at;\n.reg .b32 %i;\n.reg .b16 %byte;\n{registers}{declarations}\nmov.u32 %i, %tid.x;\n"
+        f"{loads}{body}\n{stores}ret;\n}}\n"
     )
 
 
@@ -92,6 +93,29 @@ def unwritten(threads: int, type_name: str) -> np.ndarray:
     """An output before a kernel writes it."""
     dtype = DTYPES[type_name]
     return poisoned(threads, dtype) if dtype.itemsize >= 4 else np.zeros(threads, dtype)
+
+
+def entry_text(
+    body: str, parameters: tuple[str, ...] = ("x", "y"), declarations: str = "", module: str = "", target: str = "sm_80"
+) -> str:
+    """A kernel of any instructions, with addresses %x, %y, ... its parameters, %t its thread and %b its block.
+
+    Registers: %r0 to %r9 (32 bits), %a (64), %h (16), %f and %d (f32, f64), %p0 to %p4.
+    """
+    given = ", ".join(f".param .u64 {p}" for p in parameters)
+    addresses = "".join(f".reg .b64 %{p};\nld.param.u64 %{p}, [{p}];\n" for p in parameters)
+    return (
+        f"{HEADER.format(target=target)}{module}\n.visible .entry snippet({given})\n{{\n"
+        ".reg .b32 %t, %b, %r<10>;\n.reg .b64 %a<10>;\n.reg .f32 %f<10>;\n.reg .f64 %d<10>;\n.reg .pred %p<5>;\n"
+        f".reg .b16 %h<10>;\n{declarations}\n{addresses}mov.u32 %t, %tid.x;\nmov.u32 %b, %ctaid.x;\n{body}\nret;\n}}\n"
+    )
+
+
+def entry(body: str, target: str = "sm_80", **options) -> Kernel:
+    """The kernel of `entry_text`."""
+    text = entry_text(body, target=target, **options)
+    assemble(text, target)
+    return Kernel(text)
 
 
 @functools.cache

@@ -89,6 +89,7 @@ class Instruction:
     guard_negated: bool = False
     line: int = 0
     text: str = ""
+    span: tuple[int, int] = (0, 0)  # of the module's text, guard and semicolon included
 
     def __post_init__(self):
         self.parts = self.opcode.split(".")

@@ -1,0 +1,182 @@
+"""Does a test notice a kernel's missing barrier, bounds test or wait?
+
+`mutants` lists a kernel's PTX with one of them taken away: each barrier removed, each wait for asynchronous copies
+removed, each comparison that guards an access forced to true and to false. `examine` runs a test on all of them::
+
+    def check(text):                      # raises if anything is wrong
+        y = poisoned(1000, np.float32)
+        Kernel(text).run(4, 256, x, y, 1000)
+        np.testing.assert_array_equal(y, expected)
+
+    score = examine("relu", text, check, harmless={"relu:barrier 2 of 2": "the loop's last iteration needs none"})
+    print(table([score]))
+    assert not score.survived
+
+A mutant's key names what a comparison is computed from, not registers or lines, so that a list of harmless ones stays
+valid when the compiler numbers them otherwise. The list's keys are patterns (fnmatch) of ``kernel:key``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from .checks import Violation
+from .dataflow import Dataflow
+from .parser import parse
+from .runtime import InterpreterRuntime
+from .syntax import Instruction
+
+KINDS = ("barrier", "wait", "bounds")
+
+
+class Mutant(NamedTuple):
+    """A kernel with one thing taken away."""
+
+    key: str
+    kind: str
+    line: int
+    instruction: str
+    text: str
+
+
+class Result(NamedTuple):
+    """What became of a mutant; `by` is the violation or error that caught it, or why it is harmless."""
+
+    mutant: Mutant
+    verdict: str  # caught, harmless, survived
+    by: str
+
+
+class Score(NamedTuple):
+    """All mutants of one kernel.
+
+    Attributes:
+        unused: patterns of the harmless list for this kernel that no survivor needed.
+    """
+
+    name: str
+    results: list[Result]
+    unused: list[str]
+
+    @property
+    def survived(self) -> list[Result]:
+        """Mutants that nothing noticed, and that are not listed as harmless."""
+        return [result for result in self.results if result.verdict == "survived"]
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{self.name}:{r.mutant.key}: {r.verdict}{f' ({r.by})' if r.by else ''}; line {r.mutant.line}: "
+            f"{r.mutant.instruction}"
+            for r in self.results
+        )
+
+
+def mutants(text: str) -> list[Mutant]:
+    """All mutants of a module, in the order of its lines."""
+    found: list[Mutant] = []
+    for function in parse(text).functions.values():
+        flow = Dataflow(function)
+        barriers = [i for i in flow.code if i.parts[0] in ("bar", "barrier") and i.has("sync")]
+        waits = [i for i in flow.code if i.parts[0] == "cp" and i.has("wait_group", "wait_all")]
+        for kind, instructions in (("barrier", barriers), ("wait", waits)):
+            for number, instruction in enumerate(instructions, 1):
+                key = f"{kind} {number} of {len(instructions)}"
+                found.append(_mutant(text, key, kind, instruction, ""))
+        for comparison in flow.guarding_comparisons():
+            for value, opcode in (("true", "eq"), ("false", "ne")):
+                found.append(_mutant(text, f"{_name(flow, comparison)} = {value}", "bounds", comparison, opcode))
+    return sorted(_numbered(found), key=lambda mutant: mutant.line)
+
+
+def _mutant(text: str, key: str, kind: str, instruction: Instruction, compare: str) -> Mutant:
+    start, end = instruction.span
+    replacement = ""
+    if compare:
+        # The comparison becomes one of 0 with 0; what it is combined with stays.
+        head, _, *rest = instruction.parts
+        opcode = ".".join([head, compare, *(part for part in rest[:-1] if part != "ftz"), "u32"])
+        operands = text[start:end].split(None, 2 if instruction.guard else 1)[-1].rstrip("; \t").split(",")
+        guard = text[start:end].split()[0] + " " if instruction.guard else ""
+        replacement = f"{guard}{opcode} {', '.join([operands[0], '0', '0', *operands[3:]])};"
+    return Mutant(key, kind, instruction.line, instruction.text, text[:start] + replacement + text[end:])
+
+
+def _name(flow: Dataflow, comparison: Instruction) -> str:
+    left, right = (flow.describe(operand) for operand in comparison.operands[1:3])
+    return f"{left} {comparison.parts[1]}.{comparison.parts[-1]} {right}"
+
+
+def _numbered(found: list[Mutant]) -> list[Mutant]:
+    """Mutants of one key get a number behind it."""
+    total, seen = Counter(mutant.key for mutant in found), Counter[str]()
+    out = []
+    for mutant in found:
+        seen[mutant.key] += 1
+        unique = mutant.key if total[mutant.key] == 1 else f"{mutant.key} #{seen[mutant.key]}"
+        out.append(mutant._replace(key=unique))
+    return out
+
+
+def examine(name: str, text: str, check: Callable[[str], None], harmless: Mapping[str, str] | None = None) -> Score:
+    """Runs a test on every mutant.
+
+    Args:
+        name: of the kernel.
+        text: its PTX.
+        check: runs the test on a text; raises if it notices anything. It must pass on `text` itself.
+        harmless: pattern of ``kernel:key`` -> why nothing can notice.
+    """
+    check(text)
+    patterns = {p: why for p, why in (harmless or {}).items() if fnmatchcase(name, p.partition(":")[0])}
+    used, results = set(), []
+    for mutant in mutants(text):
+        try:
+            check(mutant.text)
+        except Violation as violation:
+            results.append(Result(mutant, "caught", violation.kind))
+        except Exception as error:  # an assertion of the test, or what the library raises on wrong results
+            results.append(Result(mutant, "caught", type(error).__name__))
+        else:
+            pattern = next((p for p in patterns if fnmatchcase(f"{name}:{mutant.key}", p)), None)
+            used.add(pattern)
+            results.append(Result(mutant, "harmless" if pattern else "survived", patterns.get(pattern, "")))
+    return Score(name, results, [pattern for pattern in patterns if pattern not in used])
+
+
+def on_runtime(
+    name: str, compute_capability: tuple[int, int], body: Callable[[InterpreterRuntime], None]
+) -> tuple[str, Callable[[str], None]]:
+    """The text of a kernel that `body` launches on a runtime, and a check that runs `body` with another in its place.
+
+    Mutants may take ten times the original's steps before they count as endless.
+    """
+    first = InterpreterRuntime(compute_capability)
+    body(first)
+    limit = 1000 + 10 * first.segments[name]
+
+    def check(text: str) -> None:
+        body(InterpreterRuntime(compute_capability, instead={name: text}, max_segments=limit))
+
+    return first.texts[name], check
+
+
+def table(scores: Iterable[Score]) -> str:
+    """One line per kernel, and all together: caught (or harmless) of how many, by kind."""
+    scores = list(scores)
+    width = max([len("all"), *(len(score.name) for score in scores)])
+    lines = ["  ".join([" " * width, *(f"{kind:>15}" for kind in KINDS), f"{'survived':>10}"])]
+    for name, results in [
+        *((score.name, score.results) for score in scores),
+        ("all", [result for score in scores for result in score.results]),
+    ]:
+        cells = []
+        for kind in KINDS:
+            verdicts = Counter(r.verdict for r in results if r.mutant.kind == kind)
+            harmless = f" (+{verdicts['harmless']})" if verdicts["harmless"] else ""
+            cells.append(f"{verdicts['caught']}{harmless} / {verdicts.total()}" if verdicts else "-")
+        survived = sum(r.verdict == "survived" for r in results)
+        lines.append("  ".join([f"{name:{width}}", *(f"{cell:>15}" for cell in cells), f"{survived:>10}"]))
+    return "\n".join(lines)
