@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import LabelError, message
 from ..jit import kernel, launch, never_inline, parallel_kernel, prange
-from . import memory
+from . import cross_entropy_rows, memory
 from .layout import contiguous, dense, empty_like, flat, match
 from .softmax import (
     NS_PER_ELEMENT,
@@ -42,10 +42,13 @@ def cross_entropy(x, target, label_smoothing, ignore_index, reduction):
         arguments = flat(x), flat(match(target, x)), losses, label_smoothing, blocks
         launch(_probability_loss, _probability_loss_parallel, blocks.tasks, work_ns, *arguments)
     else:
-        labels = _labels("cross_entropy", target, x, ignore_index)
-        used -= int(np.count_nonzero(labels == ignore_index))
-        arguments = flat(x), labels, losses, label_smoothing, ignore_index, blocks
-        launch(_class_loss, _class_loss_parallel, blocks.tasks, work_ns, *arguments)
+        labels, ignored = _labels("cross_entropy", target, x, ignore_index)
+        used -= 0 if ignored is None else int(np.count_nonzero(ignored))
+        if cross_entropy_rows.pays(x):
+            cross_entropy_rows.class_losses(x, labels, losses, label_smoothing, ignore_index)
+        else:
+            arguments = flat(x), labels, losses, label_smoothing, ignore_index, blocks
+            launch(_class_loss, _class_loss_parallel, blocks.tasks, work_ns, *arguments)
     return _reduced(losses, used, reduction, shape, x.dtype)
 
 
@@ -63,7 +66,6 @@ def _reduced(
 
 def cross_entropy_backward(grad_output, x, target, label_smoothing, ignore_index, reduction):
     x = dense(x)
-    out, blocks, work_ns = empty_like(x), blocks_of(x, 1), x.size * NS_PER_ELEMENT
     weights = np.empty(x.shape[:1] + x.shape[2:], _FLOAT64)
     weights[...] = grad_output
     weights = weights.reshape(-1)
@@ -71,12 +73,15 @@ def cross_entropy_backward(grad_output, x, target, label_smoothing, ignore_index
     arguments: tuple[Any, ...]
     by_class = target.dtype.kind != "f"
     if by_class:
-        labels = _labels("cross_entropy_backward", target, x, ignore_index)
-        ignored = labels == ignore_index
-        weights[ignored] = 0
-        used -= int(np.count_nonzero(ignored))
+        labels, ignored = _labels("cross_entropy_backward", target, x, ignore_index)
+        if ignored is not None:
+            weights[ignored] = 0
+            used -= int(np.count_nonzero(ignored))
     if reduction == "mean":
         weights /= max(used, 1)
+    if by_class and cross_entropy_rows.pays(x):
+        return cross_entropy_rows.class_gradients(x, labels, weights, label_smoothing)
+    out, blocks, work_ns = empty_like(x), blocks_of(x, 1), x.size * NS_PER_ELEMENT
     if by_class:
         arguments = flat(x), labels, weights, flat(out), label_smoothing, blocks
         launch(_class_gradient, _class_gradient_parallel, blocks.tasks, work_ns, *arguments)
@@ -86,14 +91,15 @@ def cross_entropy_backward(grad_output, x, target, label_smoothing, ignore_index
     return out
 
 
-def _labels(op: str, target: np.ndarray, x: np.ndarray, ignore_index: int) -> np.ndarray:
-    """Class indices as flat int64 in C order.
+def _labels(op: str, target: np.ndarray, x: np.ndarray, ignore_index: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Class indices as flat int64 in C order, and which are ignored (None: none).
 
     Raises:
         LabelError: with the first that is outside 0 .. channels - 1 and not `ignore_index`, and its position.
     """
     channels = x.shape[1]
-    if target.size and (target.min() < 0 or target.max() >= channels):
+    least, most = (int(target.min()), int(target.max())) if target.size else (0, 0)
+    if least < 0 or most >= channels:
         bad = ((target < 0) | (target >= channels)) & (target != ignore_index)
         if bad.any():
             position = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -106,7 +112,8 @@ def _labels(op: str, target: np.ndarray, x: np.ndarray, ignore_index: int) -> np
                     **{f"target[{where}]": int(target[position])},
                 )
             )
-    return flat(contiguous(target.astype(np.int64, copy=False)))
+    labels = flat(contiguous(target.astype(np.int64, copy=False)))
+    return labels, labels == ignore_index if least <= ignore_index <= most else None
 
 
 @kernel
