@@ -19,10 +19,22 @@ from .activation import (
     tanh,
     tanh_backward,
 )
+from .ahead import feeder, read, require_finite
 from .array import DeviceArray
 from .errorword import synchronize
+from .graphs import record
 from .interop import as_device_array
 from .layout import channels_last, contiguous, layout_of
 from .memory import empty_cache, memory_stats, reuse_buffers
 from .streams import stream
 from .transfer import to_device, to_host
+from .update import (
+    accumulate,
+    adam_update,
+    assign,
+    clip_update,
+    scale_update,
+    sgd_update,
+    sum_of_squares,
+    zeros_like,
+)

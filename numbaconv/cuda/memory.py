@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import threading
 import weakref
 from collections import deque
@@ -53,9 +54,9 @@ class Block(Memory):
         super().__init__(owner, device, stream, address)
         self.nbytes = nbytes
 
-    def __del__(self) -> None:
+    def __del__(self, process_ends: Any = sys.is_finalizing) -> None:
         # Only noted: this may run anywhere, in the garbage collector too. The next allocation does the rest.
-        pools = _pools.get(self.runtime)
+        pools = None if process_ends() else _pools.get(self.runtime)
         if pools is not None:
             pools.returned.append(Returned(self.device, self.others, None, self.stream, self.address, self.nbytes))
 
@@ -70,8 +71,8 @@ class Foreign(Memory):
         super().__init__(owner, device, None, address)
         self.keeper = keeper
 
-    def __del__(self) -> None:
-        if hasattr(self, "keeper"):
+    def __del__(self, process_ends: Any = sys.is_finalizing) -> None:
+        if hasattr(self, "keeper") and not process_ends():
             pools = _pools_of(self.runtime)
             pools.returned.append(Returned(self.device, self.others, self.keeper, None, self.address, 0))
 
@@ -258,6 +259,18 @@ def keep(device: int, stream: int, kept: bool = True) -> None:
             pools.kept.discard((device, stream))
             pools.returned.extend(pools.held)
             pools.held.clear()
+
+
+def settle(device: int, stream: int) -> None:
+    """The stream waits now for all who used blocks of its pool, so that taking one needs no wait."""
+    pools = _pools_of(runtime())
+    with pools.lock:
+        pools.collect()
+        for blocks in pools.free.get((device, stream), {}).values():
+            for _, events in blocks:
+                for event in events:
+                    pools.runtime.wait(device, stream, event)
+                events.clear()
 
 
 def collect() -> None:

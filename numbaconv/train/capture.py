@@ -53,7 +53,7 @@ class Capture:
     """Does the passes of each step: as they come, written down, or once more."""
 
     def __init__(self, model: Any, optimizer: Any, backend: Any, index: int) -> None:
-        self._model, self._parameters = model, optimizer.parameters
+        self._model, self._optimizer, self._parameters = model, optimizer, optimizer.parameters
         self._norms = [m for m in model.modules() if isinstance(m, BatchNorm2d) and m.running_mean is not None]
         self._backend, self._index = backend, index
         self._graphs: dict[tuple[int, int], _Graph] = {}
@@ -65,6 +65,7 @@ class Capture:
         Raises:
             DeviceError: the device cannot write its work down; nothing was done.
         """
+        self._optimizer.zero_grad()  # before anything is written down: their memory is another stream's too
         graph = self._graphs.get((id(x), id(y)))
         if graph is not None and self._holds(graph):
             return self._again(graph)
