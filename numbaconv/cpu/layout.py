@@ -10,6 +10,7 @@ Two dense memory orders are native: ``channels_first`` (C order) and ``channels_
 from __future__ import annotations
 
 import ctypes
+import math
 
 import numpy as np
 
@@ -169,8 +170,8 @@ def planes(x: np.ndarray) -> tuple[int, int]:
 def around_axis(x: np.ndarray, axis: int) -> tuple[int, int]:
     """(outer, inner) of a dense array seen as (outer, size of `axis`, inner)."""
     if x.flags.c_contiguous:
-        return int(np.prod(x.shape[:axis], dtype=np.int64)), int(np.prod(x.shape[axis + 1 :], dtype=np.int64))
+        return math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
     order = (0, 2, 3, 1)
     position = order.index(axis)
     sizes = [x.shape[a] for a in order]
-    return int(np.prod(sizes[:position], dtype=np.int64)), int(np.prod(sizes[position + 1 :], dtype=np.int64))
+    return math.prod(sizes[:position]), math.prod(sizes[position + 1 :])
