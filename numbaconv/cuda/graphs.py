@@ -57,6 +57,7 @@ class _Recorded:
 @contextlib.contextmanager
 def record(index, rehearsal):
     stream = _stream_of(index)
+    errorword.words(index)  # made now, if they are not there: later would be among what is written down
     if rehearsal:
         with streams.stream(stream.number, index):
             yield None
