@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import threading
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from . import compiler, devices, managed
 _SUCCESS = api.CUresult.CUDA_SUCCESS
 _OUT_OF_MEMORY = api.CUresult.CUDA_ERROR_OUT_OF_MEMORY
 _NOT_READY = api.CUresult.CUDA_ERROR_NOT_READY
+
+_SHARED_UNASKED = 48 << 10  # bytes of shared memory, static and dynamic, that every kernel may have
 
 # How struct packs a kernel's parameters, each in 8 bytes of its own.
 _FORMATS = {
@@ -58,16 +61,20 @@ def checked(result: tuple[Any, ...]) -> Any:
 
 
 class Event:
-    """A CUDA event, destroyed with this object."""
+    """A CUDA event, which another object has when this one is gone: what waits for it goes on waiting."""
 
-    __slots__ = ("handle",)
+    __slots__ = ("_unused", "handle")
 
-    def __init__(self) -> None:
-        self.handle = checked(api.cuEventCreate(api.CUevent_flags.CU_EVENT_DISABLE_TIMING.value))
+    def __init__(self, unused: deque[Any]) -> None:
+        self._unused = unused
+        try:
+            self.handle = unused.pop()
+        except IndexError:
+            self.handle = checked(api.cuEventCreate(api.CUevent_flags.CU_EVENT_DISABLE_TIMING.value))
 
     def __del__(self) -> None:
         if hasattr(self, "handle"):
-            api.cuEventDestroy(self.handle)
+            self._unused.append(self.handle)
 
 
 class Graph:
@@ -93,8 +100,8 @@ class _Loaded:
         code = ctypes.create_string_buffer(kernel.cubin(compiler.architecture(cc)).code)
         module = checked(api.cuModuleLoadData(ctypes.addressof(code)))
         self.function = checked(api.cuModuleGetFunction(module, kernel.name.encode()))
-        attribute = api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        self.most_shared = checked(api.cuFuncGetAttribute(attribute, self.function))
+        attribute = api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES
+        self.most_shared = _SHARED_UNASKED - checked(api.cuFuncGetAttribute(attribute, self.function))
         names = ["uint64" if p.pointer else p.type.name for p in kernel.parameters]
         self.pack = struct.Struct("=" + "".join(_FORMATS[name] for name in names)).pack_into
         count = max(len(names), 1)
@@ -119,10 +126,11 @@ class _Current:
     def __init__(self, context: Any) -> None:
         self.context = context
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _Current:
         self.before = checked(api.cuCtxGetCurrent())
         if int(self.before) != int(self.context):
             checked(api.cuCtxSetCurrent(self.context))
+        return self
 
     def __exit__(self, *error: Any) -> None:
         if int(self.before) and int(self.before) != int(self.context):
@@ -139,6 +147,7 @@ class Driver:
         self._contexts: dict[int, Any] = {}
         self._loaded: dict[tuple[int, Any], _Loaded] = {}
         self._managed: dict[int, Any] = {}
+        self._unused_events: dict[int, deque[Any]] = defaultdict(deque)
 
     # --- devices --------------------------------------------------------------------------------------------
 
@@ -206,9 +215,9 @@ class Driver:
 
     def pinned_empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        with self._on(0):
+        with self._on(0) as current:
             address = int(checked(api.cuMemHostAlloc(max(size, 1), api.CU_MEMHOSTALLOC_PORTABLE)))
-        return np.ndarray(shape, dtype, managed.PinnedBuffer(address, size).array())
+        return np.ndarray(shape, dtype, managed.PinnedBuffer(address, size, current).array())
 
     # --- order ----------------------------------------------------------------------------------------------
 
@@ -218,7 +227,7 @@ class Driver:
 
     def create_event(self, device: int) -> Event:
         with self._on(device):
-            return Event()
+            return Event(self._unused_events[device])
 
     def record(self, device: int, event: Event, stream: int) -> None:
         with self._on(device):

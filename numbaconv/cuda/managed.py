@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -43,8 +45,8 @@ def allocate(device: int, nbytes: int) -> ManagedMemory:
 class PinnedBuffer:
     """Pinned host memory, freed when no array on it is left."""
 
-    def __init__(self, address: int, nbytes: int) -> None:
-        self.address = address
+    def __init__(self, address: int, nbytes: int, current: AbstractContextManager[Any]) -> None:
+        self.address, self.current = address, current
         self.__array_interface__ = {"shape": (nbytes,), "typestr": "|u1", "data": (address, False), "version": 3}
 
     def array(self) -> np.ndarray:
@@ -52,4 +54,6 @@ class PinnedBuffer:
         return np.asarray(self)
 
     def __del__(self) -> None:
-        api.cuMemFreeHost(self.address)
+        if not sys.is_finalizing():  # the process gives everything back
+            with self.current:
+                api.cuMemFreeHost(self.address)

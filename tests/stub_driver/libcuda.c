@@ -181,8 +181,8 @@ status cuModuleGetFunction(handle *function, handle module, const char *name) {
     return SUCCESS;
 }
 status cuFuncGetAttribute(int *value, int attribute, handle function) {
-    *value = 49152;
-    return attribute == 8 ? SUCCESS : INVALID_VALUE;
+    *value = 8192;
+    return attribute == 1 ? SUCCESS : INVALID_VALUE;
 }
 status cuFuncSetAttribute(handle function, int attribute, int value) {
     note("attribute %d = %d\n", attribute, value);
