@@ -180,6 +180,45 @@ def test_serial_and_parallel_agree_in_every_bit(case, rng, monkeypatch):
     assert results[0] == results[1]
 
 
+def test_lists_are_one_step_of_each(rng):
+    """The same bits as one call for each; lists of several dtypes too."""
+    shapes = [(5, 3), (7,), (40000,)]
+    dtypes = ["float32", "float64", "float32"]
+    arrays = [[random_array(rng, s, d) for s, d in zip(shapes, dtypes, strict=True)] for _ in range(3)]
+    singly = [[a.copy() for a in some] for some in arrays]
+    functional.sgd_update(*arrays, lr=0.1, momentum=0.9, weight_decay=0.1)
+    for p, g, v in zip(*singly, strict=True):
+        functional.sgd_update(p, g, v, lr=0.1, momentum=0.9, weight_decay=0.1)
+    assert [a.tobytes() for some in arrays for a in some] == [a.tobytes() for some in singly for a in some]
+    with pytest.raises(
+        ArgumentError, match=r"^sgd_update: there must be equally many of each; got parameter=3, grad=2"
+    ):
+        functional.sgd_update(arrays[0], arrays[1][:2], lr=0.1)
+    before = [a.copy() for a in arrays[0]]
+    with pytest.raises(ShapeError, match=r"^sgd_update: grad.shape"):
+        functional.sgd_update(arrays[0], [*arrays[1][:2], arrays[1][2][1:]], lr=0.1)
+    for array, old in zip(arrays[0], before, strict=True):
+        np.testing.assert_array_equal(array, old)
+
+
+def test_an_update_of_ones_own_is_not_passed_by():
+    class Sign(optim.SGD):
+        def update(self, parameter, state):
+            parameter.data -= self.lr * np.sign(parameter.grad)
+
+    class Half(optim.Adam):
+        def update(self, parameter, state):
+            parameter.grad *= 0
+            super().update(parameter, state)
+
+    w = Weight(np.array([1.0, 1.0]), np.array([3.0, -5.0]))
+    Sign([w], lr=0.25, momentum=0.9).step()
+    np.testing.assert_array_equal(w.data, [0.75, 1.25])
+    Half([w], lr=0.25).step()
+    np.testing.assert_array_equal(w.data, [0.75, 1.25])
+    assert (w.grad == 0).all()
+
+
 @pytest.mark.parametrize("shape", [(0,), (0, 3), ()], ids=str)
 def test_empty_and_scalar_parameters(shape):
     for name, options in CASES:

@@ -10,6 +10,7 @@ from numbaconv import cpu, nn, optim, train
 from numbaconv.data import batches
 from numbaconv.errors import ArgumentError, DeviceError, DTypeError, FileFormatError, LabelError, ShapeError
 from numbaconv.io import write_tensors
+from numbaconv.train.capture import refusal
 
 CLASSES = 3
 
@@ -451,6 +452,60 @@ def test_gradients_that_are_not_finite_stop_it_too_if_they_are_clipped(samples):
     with pytest.raises(train.NotFiniteError, match="norm of all gradients must stay finite"):
         fit(model, (samples[0], target), loss=Steep(), clip_norm=1.0)
     assert_same_state(model.state_dict(), before)
+
+
+# --- captured passes: on a CPU there are none (tests/test_cuda_fit.py has the others) --------------------------
+
+
+def test_capture_on_a_cpu_warns_and_goes_on(samples):
+    plain, model = make_model(dropout=0), make_model(dropout=0)
+    fit(plain, samples)
+    with pytest.warns(
+        UserWarning, match=r"fit: capture is off, .*got reason='record: a CPU cannot write down its work"
+    ):
+        fit(model, samples, capture=True)
+    assert_same_state(model.state_dict(), plain.state_dict())
+
+
+class Noisy(nn.ReLU):
+    """A layer of one's own."""
+
+
+class Halved(nn.MSELoss):
+    """A loss of one's own, by the two methods that there must be."""
+
+    def forward_ctx(self, output, target):
+        loss, ctx = super().forward_ctx(output, target)
+        return loss / 2, ctx
+
+
+@pytest.mark.parametrize(
+    ("layers", "loss", "said"),
+    [
+        ([], nn.CrossEntropyLoss(), ""),
+        ([nn.Dropout(0.0), nn.BatchNorm2d(1)], nn.MSELoss(), ""),
+        ([nn.Dropout(0.5)], nn.CrossEntropyLoss(), "Dropout has another mask"),
+        ([nn.BatchNorm2d(1, momentum=None)], nn.CrossEntropyLoss(), "another momentum"),
+        ([Noisy()], nn.CrossEntropyLoss(), "Noisy may compute on the host"),
+        ([], Halved(), "Halved may compute on the host"),
+    ],
+)
+def test_why_passes_cannot_be_captured(layers, loss, said):
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, 2))
+    assert said in refusal(model, loss, sgd(model)) if said else refusal(model, loss, sgd(model)) == ""
+    bias = model[-1].bias
+    optimizer = optim.SGD([p for p in model.parameters() if p is not bias], lr=0.1)
+    bias.trainable = False
+    assert bool(refusal(model, loss, optimizer)) == bool(said)
+    bias.trainable = True
+    assert "not the optimizer's" in refusal(model, loss, optimizer)
+
+
+def test_a_loss_of_ones_own_counts(samples):
+    x, y = samples
+    model, target = make_model(classes=1), y[:, None].astype(np.float32)
+    whole, half = (train.evaluate(model, x, target, loss=loss).loss for loss in (nn.MSELoss(), Halved()))
+    assert half == pytest.approx(whole / 2, rel=1e-6)
 
 
 # --- modes, memory, progress --------------------------------------------------------------------------------

@@ -69,8 +69,7 @@ class CrossEntropyLoss(Loss):
 
     def forward_ctx(self, output: Array, target: Array) -> tuple[float, LossContext]:
         """The mean loss of the positions that are not ignored."""
-        loss, ctx = self.forward_ahead_ctx(output, target)
-        return F.as_float(loss), ctx
+        return F.cross_entropy(output, target, **self._arguments()), LossContext(output, target)
 
     def forward_ahead_ctx(self, output: Array, target: Array) -> tuple[float | Array, LossContext]:
         """See `Loss.forward_ahead_ctx`."""
@@ -89,8 +88,7 @@ class MSELoss(Loss):
 
     def forward_ctx(self, output: Array, target: Array) -> tuple[float, LossContext]:
         """The mean squared error."""
-        loss, ctx = self.forward_ahead_ctx(output, target)
-        return F.as_float(loss), ctx
+        return F.mse_loss(output, target, reduction="mean"), LossContext(output, target)
 
     def forward_ahead_ctx(self, output: Array, target: Array) -> tuple[float | Array, LossContext]:
         """See `Loss.forward_ahead_ctx`."""

@@ -54,7 +54,7 @@ class Adam(Optimizer):
 
     def update(self, parameter: Any, state: dict[str, Any]) -> None:
         """See `Optimizer.update`."""
-        self.update_all([(parameter, state)])
+        Adam.update_all(self, [(parameter, state)])  # a subclass's would come back here
 
     def update_all(self, pairs: list[tuple[Any, dict[str, Any]]]) -> None:
         """See `Optimizer.update_all`. Parameters that were not always there have counted fewer steps."""

@@ -55,7 +55,7 @@ class SGD(Optimizer):
 
     def update(self, parameter: Any, state: dict[str, Any]) -> None:
         """See `Optimizer.update`."""
-        self.update_all([(parameter, state)])
+        SGD.update_all(self, [(parameter, state)])  # a subclass's would come back here
 
     def update_all(self, pairs: list[tuple[Any, dict[str, Any]]]) -> None:
         """See `Optimizer.update_all`."""
