@@ -91,8 +91,7 @@ def place_of(x: Any) -> str:
     device = device_of(x)
     if device == "cpu":
         return device
-    number = getattr(x, "device", None)
-    return f"{device}:{number if isinstance(number, int) else x.__dlpack_device__()[1]}"
+    return f"{device}:{getattr(own_array('place_of', 'x', x), 'device', 0)}"
 
 
 def _device_of(x: Any, op: str, name: str) -> str:

@@ -7,12 +7,14 @@ from __future__ import annotations
 import gc
 import weakref
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from recording import Recorder, RecordingError
 
 from numbaconv import backend, functional
-from numbaconv.errors import DeviceError, DTypeError
+from numbaconv.errors import DeviceError, DTypeError, ShapeError
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
@@ -86,6 +88,31 @@ def test_other_axes_are_numpy_s(device, rng):
         np.testing.assert_array_equal(transfer.to_host(ours), theirs, strict=True)
         assert ours.c_contiguous == theirs.flags.c_contiguous
     assert (len(there), there.ndim, there.size, there.nbytes, there.itemsize) == (2, 3, 24, 192, 8)
+
+
+@hypothesis.given(st.data())
+def test_reshaped_as_numpy_does_without_a_copy(data):
+    """Wherever NumPy finds strides these are found, and they address the same elements."""
+    shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4), label="shape")
+    x = np.arange(2 * np.prod(shape), dtype="i4").reshape(*shape[:-1], 2 * shape[-1])
+    if data.draw(st.booleans(), label="strided"):
+        x = x[..., ::2]
+    x = x.transpose(data.draw(st.permutations(range(x.ndim)), label="axes"))
+    divisors = st.integers(1, x.size).filter(lambda n: x.size % n == 0)
+    first = data.draw(divisors, label="first")
+    second = data.draw(divisors.filter(lambda n: (x.size // first) % n == 0), label="second")
+    new = data.draw(st.permutations([first, second, x.size // first // second, 1]), label="new")
+    with launch.use(Recorder(Simulator())):
+        ours = interop.as_device_array("op", "x", Interface(x))
+        try:
+            expected = x.reshape(new, copy=False)
+        except ValueError:
+            with pytest.raises(ShapeError, match="strides must allow it without a copy"):
+                ours.reshape(new)
+        else:
+            result = ours.reshape(*new)
+            np.testing.assert_array_equal(transfer.to_host(result), expected, strict=True)
+            assert result.address == x.ctypes.data
 
 
 def test_views_that_are_refused(device):

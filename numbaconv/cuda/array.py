@@ -137,16 +137,18 @@ class DeviceArray:
         return self.view(tuple(self.shape[a] for a in order), tuple(self.strides[a] for a in order))
 
     def reshape(self, *shape: Any) -> DeviceArray:
-        """The same elements with other axes; the array must be dense in C order."""
+        """The same elements with other axes, where strides allow it without a copy."""
         sizes = list(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
         if -1 in sizes:
             known = math.prod(s for s in sizes if s != -1)
             sizes[sizes.index(-1)] = self.size // known if known else 0
         if math.prod(sizes) != self.size:
             raise ShapeError(message("reshape", "sizes must match", x__shape=self.shape, shape=shape))
-        if not self.c_contiguous:
-            raise ShapeError(message("reshape", "x must be dense in C order", x__strides=self.strides))
-        return self.view(tuple(sizes), contiguous_strides(tuple(sizes), self.itemsize))
+        strides = _reshaped(self.shape, self.strides, tuple(sizes), self.itemsize)
+        if strides is None:
+            rule = "strides must allow it without a copy"
+            raise ShapeError(message("reshape", rule, x__shape=self.shape, x__strides=self.strides, shape=tuple(sizes)))
+        return self.view(tuple(sizes), strides)
 
     def __getitem__(self, key: Any) -> DeviceArray:
         """A view: integers, slices, ``...`` and None only."""
@@ -183,3 +185,33 @@ class DeviceArray:
         from . import transfer
 
         return transfer.to_host(self)
+
+
+def _reshaped(
+    shape: tuple[int, ...], strides: tuple[int, ...], new: tuple[int, ...], itemsize: int
+) -> tuple[int, ...] | None:
+    """Strides of other axes over the same elements in the same order; None where there are none.
+
+    Axes from both shapes are taken together until their sizes agree. The old ones of such a group must run on in each
+    other's steps; the new ones then do.
+    """
+    if 0 in new:
+        return contiguous_strides(new, itemsize)
+    old = [(size, stride) for size, stride in zip(shape, strides, strict=True) if size != 1]
+    result: list[int] = []
+    position = 0
+    while position < len(old):
+        group, (size, step) = [position], old[position]
+        sizes: list[int] = []
+        while not sizes or math.prod(sizes) != size:
+            if math.prod(sizes) < size:
+                sizes.append(new[len(result) + len(sizes)])
+            else:
+                group.append(group[-1] + 1)
+                size, outer = size * old[group[-1]][0], step
+                step = old[group[-1]][1]
+                if outer != old[group[-1]][0] * step:
+                    return None
+        result += contiguous_strides(tuple(sizes), step)
+        position = group[-1] + 1
+    return tuple(result + [itemsize] * (len(new) - len(result)))

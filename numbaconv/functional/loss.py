@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import integer, number, require_same_shape
-from ..backend import device_of, enter, to_host
+from ..backend import enter, own_array, place_of
 from ..errors import ArgumentError, DeviceError, DTypeError, ShapeError, message
 from .update import as_float
 
@@ -177,16 +177,16 @@ def _class_indices(op: str, x: Array, target: Any) -> Array | None:
             given = {"type(target)": type(target).__name__}
             rule = "target must be an array: of class indices, or of probabilities"
             raise DTypeError(message(op, rule, "Lists: numpy.asarray(target).", **given))
-        target = to_host(target) if device_of(target) == "cpu" else target
+        target = own_array(op, "target", target)
     kind = np.dtype(target.dtype).kind
     if kind not in "iu":
         if kind != "f":
             rule = "target must hold integers (class indices) or floats (probabilities)"
             raise DTypeError(message(op, rule, target__dtype=str(target.dtype)))
         return None
-    if device_of(target) != device_of(x):
+    if place_of(target) != place_of(x):
         raise DeviceError(
             message(op, "x and target must be on one device", "Move one with to_device.",
-                    x=device_of(x), target=device_of(target))
+                    x=place_of(x), target=place_of(target))
         )  # fmt: skip
     return target

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..arguments import Pair, batched, pair, require_same_shape
-from ..backend import device_of, enter, to_host
+from ..backend import device_of, enter, own_array, place_of
 from ..errors import DeviceError, DTypeError, ShapeError, message
 from ..shapes import Pool2dProblem, pool2d_problem
 
@@ -257,11 +257,12 @@ def _require_pixels(op: str, name: str, shape: tuple[int, ...]) -> None:
 
 def _integers(op: str, indices: Array, grad_output: Array) -> Array:
     """Indices as the backend expects them: integers on the device of grad_output."""
-    device, other = device_of(grad_output), device_of(indices)
-    if device != other:
-        raise DeviceError(message(op, "all arrays must be on one device", grad_output=device, indices=other))
-    if device == "cpu":
-        indices = to_host(indices)
+    where = {"grad_output": device_of(grad_output), "indices": device_of(indices)}
+    if len(set(where.values())) == 1:
+        indices = own_array(op, "indices", indices)
+        where = {"grad_output": place_of(grad_output), "indices": place_of(indices)}
+    if len(set(where.values())) > 1:
+        raise DeviceError(message(op, "all arrays must be on one device", **where))
     if np.dtype(indices.dtype).kind not in "iu":
         raise DTypeError(message(op, "indices must be integers", indices__dtype=str(indices.dtype)))
     return indices
