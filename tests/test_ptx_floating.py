@@ -295,3 +295,21 @@ def test_testp():
         "subnormal": [0, 0, 0, 1, 0, 0],
     }.items():
         assert execute(f"testp.{name}.f32 %out, %a;", inputs, {"out": "pred"})["out"].tolist() == wanted, name
+
+
+@pytest.mark.parametrize("some", [False, True])
+def test_runs_of_fma(some):
+    """Many in a row, as in an inner product, whose results go into the next: each is rounded, in order."""
+    a, b = operands("f32", 1)[:64], operands("f32", 2)[:64]
+    a, b = (np.where((np.abs(x) > 1e6) | (np.abs(x) < 1e-6), np.float32(1.1), x) for x in (a, b))
+    rows = [("x", "a", "b", "x"), ("y", "x", "b", "a"), ("x", "y", "a", "x"), ("y", "y", "x", "b"), ("x", "a", "x", "y"),
+            ("x", "x", "x", "x")]  # fmt: skip
+    text = "\n".join(f"fma.rn.f32 {', '.join('%' + name for name in row)};" for row in rows)
+    skip = "setp.lt.u32 %p, %i, 20;\n@%p bra SKIP;\n" if some else ""
+    body = f"mov.f32 %x, %b;\nmov.f32 %y, %a;\n{skip}{text}\nSKIP:\n"
+    got = execute(body, {"a": ("f32", a), "b": ("f32", b)}, {"x": "f32", "y": "f32"}, ".reg .pred %p;")
+    for t in range(64):
+        value = {"a": float(a[t]), "b": float(b[t]), "x": float(b[t]), "y": float(a[t])}
+        for out, x, y, z in rows if t >= 20 or not some else ():
+            value[out] = round_fraction(Fraction(value[x]) * Fraction(value[y]) + Fraction(value[z]), "f32")
+        assert [got["x"][t], got["y"][t]] == [value["x"], value["y"]]

@@ -61,20 +61,36 @@ def scatter(index, position, skip, shift, data, values):
 
 
 @njit(cache=True, nogil=True)
-def first_unwritten(position, skip, count, shift, written, full):
-    """Which position has bytes (of `count` elements) that nobody wrote, or -1. `written` is viewed as elements."""
+def gather2(index, position, shift, data, out0, out1):
+    """Two elements at once."""
+    for k in range(index.size):
+        thread, at = index[k], position[k] >> shift
+        out0[thread], out1[thread] = data[at], data[at + 1]
+
+
+@njit(cache=True, nogil=True)
+def gather4(index, position, shift, data, out0, out1, out2, out3):
+    """Four elements at once."""
+    for k in range(index.size):
+        thread, at = index[k], position[k] >> shift
+        out0[thread], out1[thread], out2[thread], out3[thread] = data[at], data[at + 1], data[at + 2], data[at + 3]
+
+
+@njit(cache=True, nogil=True)
+def first_unlike(position, count, shift, flags, wanted):
+    """Which position has flags (of any of `count` elements) that are not as wanted, or -1."""
     for k in range(position.size):
-        at = (position[k] >> shift) + skip
+        at = position[k] >> shift
         for q in range(count):
-            if written[at + q] != full:
+            if flags[at + q] != wanted:
                 return k
     return -1
 
 
 @njit(cache=True, nogil=True)
-def mark_written(position, count, shift, written, full):
+def mark_written(position, count, shift, flags, written):
     """Sets the flags of `count` elements at each position."""
     for k in range(position.size):
         at = position[k] >> shift
         for q in range(count):
-            written[at + q] = full
+            flags[at + q] = written

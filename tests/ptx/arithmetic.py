@@ -16,7 +16,9 @@ from numba.extending import intrinsic
 
 
 @intrinsic
-def _llvm_fma(typing_context, x, y, z):
+def llvm_fma(typing_context, x, y, z):
+    """The fused multiply-add of compiled code."""
+
     def codegen(context, builder, signature, args):
         return builder.fma(*args)
 
@@ -25,7 +27,7 @@ def _llvm_fma(typing_context, x, y, z):
 
 @vectorize([types.float32(*[types.float32] * 3), types.float64(*[types.float64] * 3)], cache=True)
 def _fma(x, y, z):
-    return _llvm_fma(x, y, z)
+    return llvm_fma(x, y, z)
 
 
 # x * y + z, rounded once. (The NumPy ufunc itself: numba's object around it costs more than 1000 elements.)

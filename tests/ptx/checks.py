@@ -120,9 +120,11 @@ def record_reads(index, position, shift, count, stamps, flags, writes, reads, ot
         for g in range(granule, granule + count):
             if conflict(writes[g], now):
                 return k, writes[g]
-            last = reads[g]
-            if last == now:
-                continue
+            last, other = reads[g], other_reads[g]
+            if last == now or (
+                (last ^ now | other ^ now) & (BLOCK | BARRIER | ATOMIC) == 0 and (last ^ other) & WARP != 0
+            ):
+                continue  # nothing to add: any writer meets a reader of another warp already
             if worth(last, now) >= worth(other_reads[g], now):
                 other_reads[g] = last
             reads[g] = now

@@ -8,6 +8,7 @@ kernel serves batches of any size. A closure is called as ``step(slots, lanes)``
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -24,8 +25,8 @@ CARRY = "%carry"  # the condition code register of add.cc and its like
 class Slot(NamedTuple):
     """What one array of operands is; see the module's docstring."""
 
-    kind: str  # register, constant, special, symbol, parameter
-    name: object  # of the register or symbol; the value of a constant
+    kind: str  # register, constant, special, symbol, parameter; file: all registers of a size
+    name: object  # of the register or symbol; the value of a constant; the size
     dtype: np.dtype
     part: int = 0  # of a register that is wider than the type: which piece of it
     parts: int = 1
@@ -39,6 +40,12 @@ class Decoder:
         self.program = program
         self.slots: dict[Slot, int] = {}
         program.registers[CARRY] = "pred"
+        # The row of each register among those of its size.
+        sizes = Counter[int]()
+        self.rows: dict[str, int] = {}
+        for name, type_name in program.registers.items():
+            self.rows[name] = sizes[size_of(type_name)]
+            sizes[size_of(type_name)] += 1
         self.parameter_names = {parameter.name for parameter in program.parameters}
 
     def number(self, slot: Slot) -> int:

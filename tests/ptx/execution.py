@@ -15,7 +15,6 @@ from . import checks
 from .async_copy import AsyncCopies
 from .barriers import Barriers
 from .checks import Violation
-from .registers import Registers
 from .spaces import Device, Private
 
 ALL = slice(None)
@@ -65,6 +64,7 @@ class Batch:
         self.warp_of = self.block_of * warps_per_block + self.thread_in_block // 32
         self.lane_of = self.thread_in_block % 32
         self.warps = blocks * warps_per_block
+        self.lane_bits = 2.0**self.lane_of
         self.everyone = np.arange(threads)
         shared_bytes = max(16, -(-(self.program.shared_bytes + launch.dynamic_shared) // 16) * 16)
         local_bytes = max(16, -(-self.program.local_bytes // 16) * 16)
@@ -76,7 +76,8 @@ class Batch:
             "global": Device(self, launch.memory, launch.record),
         }
         self.spaces["const"] = self.spaces["global"]
-        self.registers = Registers(self)
+        self.registers = launch.kernel.take_registers(threads)
+        self.registers.attach(self)
 
     def run(self, first_block: int, count: int) -> None:
         """Executes `count` blocks from `first_block` (their numbers in the grid) on."""
@@ -143,8 +144,7 @@ class Batch:
 
     def warp_masks(self, flags: np.ndarray) -> np.ndarray:
         """For every warp a mask of 32 bits: its threads whose flag is true."""
-        weights = np.where(flags, 2.0**self.lane_of, 0.0)
-        return np.bincount(self.warp_of, weights, self.warps).astype(np.uint32)
+        return np.bincount(self.warp_of, self.lane_bits * flags, self.warps).astype(np.uint32)
 
     def release(self) -> bool:
         """Lets threads pass barriers; False if none waits at one."""

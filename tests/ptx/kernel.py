@@ -13,9 +13,11 @@ from . import checks, control, convert, floating, integer, logic, matrix, memory
 from .checks import Accesses, Violation
 from .decode import Decoder, Step
 from .execution import Batch
+from .fusion import fuse
 from .memory import DeviceMemory
 from .parser import parse
 from .program import link, round_up
+from .registers import Registers
 from .statistics import Statistics
 from .syntax import Instruction, PtxSyntaxError
 from .types import DTYPES, POISON, is_float, size_of
@@ -75,6 +77,7 @@ class Kernel:
         accesses = [i for i in self.program.code if i.parts[0] in ("ld", "st", "atom", "red", "cp") and "." in i.opcode]
         sizes = [size_of(i.parts[-1]) for i in accesses if i.parts[0] != "cp" and not i.has("param", "local")]
         self.granule = min([*sizes, 4 if any(i.parts[0] == "cp" for i in accesses) else 8])
+        self.spare_registers: Registers | None = None
         self._variables: weakref.WeakKeyDictionary[DeviceMemory, dict[str, int]] = weakref.WeakKeyDictionary()
 
     def _segments(self, decoder: Decoder) -> dict[int, Segment]:
@@ -91,11 +94,17 @@ class Kernel:
             last = code[end - 1]
             ends = control.ends_segment(last)
             leave = control.TABLE[last.parts[0]](decoder, last, end) if ends else control.fall_through(end)
-            steps = [decode(decoder, instruction) for instruction in code[start : end - ends]]
+            straight = code[start : end - ends]
+            steps = fuse(decoder, straight, [decode(decoder, instruction) for instruction in straight])
             if start and code[start - 1].parts[0] in ("bar", "barrier") and code[start - 1].has("red"):
                 steps.insert(0, warp.barrier_result(decoder, code[start - 1]))
             segments[start] = Segment(start, end, tuple(steps), leave, warp.participants(decoder, code[start]))
         return segments
+
+    def take_registers(self, threads: int) -> Registers:
+        """Registers for a batch; those of the last launch, if it had as many threads and is over."""
+        spare, self.spare_registers = self.spare_registers, None
+        return spare if spare and spare.threads == threads else Registers(self, threads)
 
     def variables(self, memory: DeviceMemory) -> dict[str, int]:
         """Addresses of the module's .global and .const variables in a memory, written there at the first call."""
@@ -190,6 +199,7 @@ class Launch:
             batch = Batch(self, size)
             for first in range(0, self.blocks, size):
                 batch.run(first, min(size, self.blocks - first))
+        self.kernel.spare_registers = batch.registers
         if self.statistics:
             self.statistics.count(self.kernel, self.executed)
         return most - self.remaining

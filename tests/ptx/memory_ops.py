@@ -7,7 +7,7 @@ import numpy as np
 from . import access
 from .decode import Decoder, Step
 from .memory import LOCAL_WINDOW, SHARED_WINDOW, WINDOW_BITS
-from .spaces import ATOMIC_UPDATE, READ, READ_ONLY, STRONG_READ, STRONG_WRITE, WRITE, words
+from .spaces import ATOMIC_UPDATE, READ, READ_ONLY, STRONG_READ, STRONG_WRITE, WRITE
 from .syntax import Address, Instruction, Literal, PtxSyntaxError, Register, Symbol, Vector, integer
 from .types import DTYPES, size_of
 
@@ -92,37 +92,43 @@ def load(decoder: Decoder, instruction: Instruction) -> Step:
         space = "local"
     mode = READ_ONLY if instruction.has("nc") else STRONG_READ if instruction.has(*STRONG) else READ
     where = Target(decoder, source, space)
-    shift = size.bit_length() - 1
-    writers = [
-        (q, receive(decoder, item, type_name, shift)) for q, item in enumerate(items_of(destination))
-        if item != Symbol("_")
-    ]  # fmt: skip
+    deliver = delivery(decoder, items_of(destination), type_name)
 
     def make(space_name: str):
         def step(slots, lanes, base):
             memory = lanes.batch.spaces[space_name]
             at = memory.access(lanes, instruction, slots[where.slot], where.offset - base, size, count, mode)
-            data = words(memory.data, size)
-            for q, writer in writers:
-                writer(slots, lanes.index, at, q, data)
+            deliver(slots, lanes.index, at, memory.elements[size])
 
         return step
 
     return with_space(decoder, source, space, make)
 
 
-def receive(decoder: Decoder, operand, type_name: str, shift: int):
-    """Puts element q at a position into a register."""
-    target = decoder.target(operand, type_name)
+def delivery(decoder: Decoder, items: tuple, type_name: str):
+    """Puts the elements at a position into registers: ``deliver(slots, index, positions, data)``."""
     dtype = DTYPES[type_name]
-    if size_of(decoder.program.registers[operand.name]) == dtype.itemsize:
-        raw = decoder.target(operand, f"b{8 * dtype.itemsize}")
-        return lambda slots, index, at, q, data: access.gather(index, at, q, shift, data, slots[raw])
+    shift = dtype.itemsize.bit_length() - 1
+    wanted = [(q, item) for q, item in enumerate(items) if item != Symbol("_")]
+    if any(size_of(decoder.program.registers[item.name]) != dtype.itemsize for _, item in wanted):
+        extended = [(q, decoder.target(item, type_name)) for q, item in wanted]
 
-    def extended(slots, index, at, q, data):
-        slots[target][index] = data[(at >> shift) + q].view(dtype)
+        def extend(slots, index, at, data):
+            for q, target in extended:
+                slots[target][index] = data[(at >> shift) + q].view(dtype)
 
-    return extended
+        return extend
+    raw = [(q, decoder.target(item, f"b{8 * dtype.itemsize}")) for q, item in wanted]
+    gather = {2: access.gather2, 4: access.gather4}.get(len(items))
+    if gather and len(raw) == len(items):
+        targets = [target for _, target in raw]
+        return lambda slots, index, at, data: gather(index, at, shift, data, *[slots[t] for t in targets])
+
+    def one_by_one(slots, index, at, data):
+        for q, target in raw:
+            access.gather(index, at, q, shift, data, slots[target])
+
+    return one_by_one
 
 
 def load_parameter(decoder: Decoder, instruction: Instruction) -> Step:
@@ -157,9 +163,8 @@ def store(decoder: Decoder, instruction: Instruction) -> Step:
         def step(slots, lanes, base):
             memory = lanes.batch.spaces[space_name]
             at = memory.access(lanes, instruction, slots[where.slot], where.offset - base, size, count, mode)
-            data = words(memory.data, size)
             for q, value in enumerate(values):
-                access.scatter(lanes.index, at, q, shift, data, slots[value])
+                access.scatter(lanes.index, at, q, shift, memory.elements[size], slots[value])
 
         return step
 

@@ -12,23 +12,26 @@ from .types import POISON_BYTES, UNSIGNED, size_of
 class Registers:
     """One row per register, and the list of arrays that steps index by slot.
 
+    A kernel keeps one of these from launch to launch: making a thousand views takes longer than a small launch.
+
     Attributes:
         slots: the arrays. They are views: of rows of the register files, of broadcast constants, of special registers.
     """
 
-    def __init__(self, batch):
-        self.batch, self.threads = batch, batch.threads
-        registers = batch.program.registers
+    def __init__(self, kernel, threads: int):
+        self.threads = threads
         by_size: dict[int, list[str]] = {}
-        for name, type_name in registers.items():
+        for name, type_name in kernel.program.registers.items():
             by_size.setdefault(size_of(type_name), []).append(name)
         self.files, self.rows = {}, {}
         for size, names in by_size.items():
-            file = self.files[size] = np.empty((len(names), self.threads), UNSIGNED[size])
+            file = self.files[size] = np.empty((len(names), threads), UNSIGNED[size])
+            # In order of declaration, as the decoder counts them.
             self.rows.update({name: file[row] for row, name in enumerate(names)})
         self.special: dict[str, np.ndarray] = {}
         self.views: list[tuple[np.ndarray, np.ndarray]] = []  # a special register as another type, and the original
-        self.slots = [self.array(slot) for slot in batch.kernel.slots]
+        self.given: list[tuple[np.ndarray, Slot]] = []  # what every launch sets: parameters and addresses of variables
+        self.slots = [self.array(slot) for slot in kernel.slots]
 
     def array(self, slot: Slot) -> np.ndarray:
         """The array a slot stands for."""
@@ -37,21 +40,28 @@ class Registers:
             if slot.parts == 1:
                 return row.view(slot.dtype)
             return row.view(slot.dtype).reshape(self.threads, slot.parts)[:, slot.part]
+        if slot.kind == "file":
+            return self.files[slot.name].view(slot.dtype)
         if slot.kind == "special":
             original = self.special_register(slot.name)
             view = original.astype(slot.dtype)
             self.views.append((view, original))
             return view
+        value = np.empty(self.threads if slot.filled else 1, slot.dtype)
         if slot.kind == "constant":
-            value = np.frombuffer(slot.name, slot.dtype)
-        elif slot.kind == "symbol":
-            value = np.array([self.batch.launch.address_of(slot.name)]).astype(slot.dtype)
-        else:  # a parameter
-            name, offset = slot.name
-            value = self.batch.launch.parameter(name, offset, slot.dtype)
-        if slot.filled:
-            return np.full(self.threads, value[0], slot.dtype)
-        return np.broadcast_to(value, (self.threads,))
+            value[:] = np.frombuffer(slot.name, slot.dtype)
+        else:
+            self.given.append((value, slot))
+        return np.broadcast_to(value, (self.threads,)) if value.size == 1 else value
+
+    def attach(self, batch) -> None:
+        """From now on they are those of a batch."""
+        self.batch = batch
+        for value, slot in self.given:
+            if slot.kind == "symbol":
+                value[:] = batch.launch.address_of(slot.name)
+            else:
+                value[:] = batch.launch.parameter(*slot.name, slot.dtype)
 
     def special_register(self, name: str) -> np.ndarray:
         """A special register's array, made at its first use."""

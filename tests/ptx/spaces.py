@@ -21,30 +21,42 @@ PROBLEMS = {
 }
 
 
-def words(array: np.ndarray, size: int) -> np.ndarray:
-    """Bytes seen as unsigned numbers of a size."""
-    return array.view(UNSIGNED[size])
+class Elements(dict):
+    """Bytes seen as unsigned numbers, by their size."""
+
+    def __init__(self, raw: np.ndarray):
+        super().__init__()
+        self.raw = raw
+
+    def __missing__(self, size: int) -> np.ndarray:
+        self[size] = self.raw.view(UNSIGNED[size])
+        return self[size]
+
+
+# A flag for each byte of an element, seen as one number of its size.
+ALL_WRITTEN = {size: dtype.type(0x0101010101010101 & (1 << 8 * size) - 1) for size, dtype in UNSIGNED.items()}
+NONE_WRITTEN = {size: dtype.type(0) for size, dtype in UNSIGNED.items()}
 
 
 class Space:
     """What the three spaces have in common.
 
     Attributes:
-        data: all bytes of the space.
-        written: one flag per byte.
+        data: all bytes of the space; `elements`: the same as numbers.
+        written: one flag per byte; `flags`: the same, those of an element at a time.
         record: who accessed what, or None for memory that threads do not share, and without checks.
         in_flight: shared memory's bytes that an asynchronous copy is on its way to.
     """
 
     name = ""
-    data: np.ndarray
-    written: np.ndarray
     record: Accesses | None = None
     in_flight: np.ndarray | None = None
 
-    def __init__(self, batch):
+    def __init__(self, batch, data: np.ndarray, written: np.ndarray):
         self.batch = batch
         self.check = batch.check
+        self.data, self.written = data, written
+        self.elements, self.flags = Elements(data), Elements(written)
 
     def locate(self, index, address, offset, width, align, position) -> tuple[int, int]:
         """Fills in positions; (problem, which of `index`)."""
@@ -74,20 +86,18 @@ class Space:
 
     def mark(self, position, size: int, count: int) -> None:
         """Notes that these bytes have been written."""
-        shift, full = size.bit_length() - 1, UNSIGNED[size].type(0x0101010101010101 & (1 << 8 * size) - 1)
-        access.mark_written(position, count, shift, words(self.written, size), full)
+        access.mark_written(position, count, size.bit_length() - 1, self.flags[size], ALL_WRITTEN[size])
 
     def check_access(self, instruction, index, position, size: int, count: int, mode: int) -> None:
         """Uninitialised bytes, copies in flight, races."""
-        shift, full = size.bit_length() - 1, UNSIGNED[size].type(0x0101010101010101 & (1 << 8 * size) - 1)
+        shift = size.bit_length() - 1
         if self.in_flight is not None and self.batch.copies:
-            which = access.first_unwritten(
-                position, 0, count, shift, words(self.in_flight, size), UNSIGNED[size].type(0)
-            )
+            flags = self.in_flight.view(UNSIGNED[size])
+            which = access.first_unlike(position, count, shift, flags, NONE_WRITTEN[size])
             if which >= 0:
                 self.fail(checks.IN_FLIGHT, instruction, index[which], "a cp.async to it has not been waited for")
         if mode in READS:
-            which = access.first_unwritten(position, 0, count, shift, words(self.written, size), full)
+            which = access.first_unlike(position, count, shift, self.flags[size], ALL_WRITTEN[size])
             if which >= 0:
                 where = self.describe_position(index[which], position[which])
                 self.fail(checks.UNWRITTEN, instruction, index[which], f"{size * count} bytes at {where}")
@@ -123,9 +133,8 @@ class Device(Space):
     name = "global"
 
     def __init__(self, batch, memory: DeviceMemory, record: Accesses | None):
-        super().__init__(batch)
+        super().__init__(batch, memory.data, memory.written)
         self.memory = memory
-        self.data, self.written = memory.data, memory.written
         self.record = record
 
     def locate(self, index, address, offset, width, align, position):
@@ -151,12 +160,10 @@ class Private(Space):
     """Memory with one part per block (shared) or per thread (local)."""
 
     def __init__(self, batch, name: str, parts: int, part_bytes: int, owner: np.ndarray, shared_by_threads: bool):
-        super().__init__(batch)
+        super().__init__(batch, np.empty(parts * part_bytes, np.uint8), np.empty(parts * part_bytes, np.uint8))
         self.name = name
         self.limit = part_bytes
         self.base = owner * part_bytes
-        self.data = np.empty(parts * part_bytes, np.uint8)
-        self.written = np.empty(parts * part_bytes, np.uint8)
         self.shared_by_threads = shared_by_threads
         if shared_by_threads:
             self.in_flight = np.zeros(parts * part_bytes, np.uint8)

@@ -32,9 +32,7 @@ def members(batch, instruction, lanes, mask) -> np.ndarray:
     if outside.any():
         where = batch.where(instruction, index[np.argmax(outside)])
         raise Violation(checks.WARP_DIVERGED, f"the thread is not in its own mask; {where}")
-    here = np.zeros(batch.threads, bool)
-    here[index] = True
-    return mask & batch.warp_masks(here)[batch.warp_of[index]]
+    return mask & ballot(batch, lanes, True)
 
 
 def ballot(batch, lanes, flags) -> np.ndarray:
