@@ -60,8 +60,8 @@ def _staging(device: int) -> _Staging:
     return devices[device]
 
 
-def to_device(x: np.ndarray, device: int) -> DeviceArray:
-    """A copy of a NumPy array, queued on the current stream.
+def to_device(x: np.ndarray, index: int) -> DeviceArray:
+    """A copy of a NumPy array on device number `index`, queued on its current stream.
 
     Raises:
         DTypeError: elements that are no numbers.
@@ -70,9 +70,9 @@ def to_device(x: np.ndarray, device: int) -> DeviceArray:
         raise DTypeError(message("to_device", "x must hold numbers in the machine's byte order", x__dtype=str(x.dtype)))
     ordered = x.transpose(_memory_order(x.strides))
     dense = ordered.flags.c_contiguous
-    out = memory.empty((x.size,), x.dtype, device)
+    out = memory.empty((x.size,), x.dtype, index)
     if x.size:
-        _upload((ordered if dense else x).reshape(-1), out, current_stream(device))
+        _upload((ordered if dense else x).reshape(-1), out, current_stream(index))
     return out.view(x.shape, x.strides if dense else contiguous_strides(x.shape, x.itemsize))
 
 
