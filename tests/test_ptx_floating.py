@@ -302,8 +302,7 @@ def test_runs_of_fma(some):
     """Many in a row, as in an inner product, whose results go into the next: each is rounded, in order."""
     a, b = operands("f32", 1)[:64], operands("f32", 2)[:64]
     a, b = (np.where((np.abs(x) > 1e6) | (np.abs(x) < 1e-6), np.float32(1.1), x) for x in (a, b))
-    rows = [("x", "a", "b", "x"), ("y", "x", "b", "a"), ("x", "y", "a", "x"), ("y", "y", "x", "b"), ("x", "a", "x", "y"),
-            ("x", "x", "x", "x")]  # fmt: skip
+    rows = [tuple(row) for row in ("xabx", "yxba", "xyax", "yyxb", "xaxy", "xxxx")]
     text = "\n".join(f"fma.rn.f32 {', '.join('%' + name for name in row)};" for row in rows)
     skip = "setp.lt.u32 %p, %i, 20;\n@%p bra SKIP;\n" if some else ""
     body = f"mov.f32 %x, %b;\nmov.f32 %y, %a;\n{skip}{text}\nSKIP:\n"
