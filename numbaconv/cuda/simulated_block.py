@@ -192,6 +192,10 @@ def _run_in_turn(block: _Block, function: Any, values: list[Any]) -> None:
         function(*values)
 
 
+class _Abandoned(BaseException):
+    """Ends a thread whose block has failed."""
+
+
 class _Thread:
     """One simulated thread with a stack of its own, which runs only while the scheduler waits for it."""
 
@@ -212,6 +216,8 @@ class _Thread:
         try:
             if not self._abandoned:
                 self._body()
+        except _Abandoned:
+            pass
         except Exception as error:
             self.error = error
         self.ended = True
@@ -228,7 +234,7 @@ class _Thread:
         self._stopped.release()
         self._go.acquire()
         if self._abandoned:
-            raise SystemExit
+            raise _Abandoned
         self.waits_at = None
 
     def abandon(self) -> None:
