@@ -242,6 +242,22 @@ def test_mma(shape, kind):
         assert y[t].tolist() == wanted, t
 
 
+def test_mma_cuts_off():
+    """1 + 2^-24 + 2^-25 is nearer to 1 + 2^-23 than to 1; a tensor core's sum is 1."""
+    body = """
+    mov.b32 %one, 0f3F800000;
+    mov.b32 %small, %a;
+    mov.f32 %c, 0f33C00000;
+    mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {%out, %f1, %f2, %f3}, {%one, %one}, {%small}, {%c, %c, %c, %c};
+    """
+    first = np.where(LANES % 4 == 0, np.float32(1).view(np.uint32), 0)  # of the four terms only the first is not 0
+    registers = ".reg .b32 %one, %small;\n.reg .f32 %c, %f1, %f2, %f3;"
+    for sign in (0, 1 << 31):
+        inputs = {"a": ("b32", first | sign)}
+        got = execute(body.replace("0f33C00000", f"0f{0x33C00000 | sign:08X}"), inputs, {"out": "f32"}, registers)
+        assert set(np.abs(got["out"]).tolist()) == {1.0}
+
+
 def packed(numbers, kind):
     """One or two numbers in a register, the first low."""
     if kind == "tf32":

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import checks
+from .arithmetic import step as step_towards
 from .checks import Violation
 from .decode import Decoder, Step
 from .memory_ops import Target, items_of
@@ -84,7 +85,8 @@ def unpack(register, type_name: str) -> list[np.ndarray]:
 def multiply_matrices(decoder: Decoder, instruction: Instruction) -> Step:
     """mma.sync m16n8: D = A B + C.
 
-    The sum is made in float64 and rounded once; the ISA leaves order and intermediate precision open.
+    The sum is made in float64 and cut off once: the ISA leaves order and precision open, and NVIDIA's tensor cores do
+    not round (Fasi et al., "Numerical behavior of NVIDIA tensor cores", 2021).
     """
     parts = instruction.parts
     shape_name = next(part for part in parts if part.startswith("m16n8"))
@@ -115,7 +117,8 @@ def multiply_matrices(decoder: Decoder, instruction: Instruction) -> Step:
             product[:, ROW + 8 * (q // 2), 2 * COLUMN + q % 2] + slots[slot][rows] for q, slot in enumerate(c_slots)
         ]
         for target, total in zip(targets, sums, strict=True):
-            slots[target][lanes.index] = total.astype(np.float32).ravel()
+            nearest = total.astype(np.float32)
+            slots[target][lanes.index] = step_towards(nearest, total - nearest, "rz", False).ravel()
 
     return step
 
