@@ -13,7 +13,7 @@ import functools
 import numpy as np
 
 from ..shapes import Conv2dProblem
-from . import linear_few_rows
+from . import linear_unpacked
 from .conv2d import direct, pointwise
 from .conv2d.weight_gradient import weight_gradient
 from .correlate import correlate
@@ -42,8 +42,8 @@ def _product(rows: np.ndarray, columns: np.ndarray, bias: np.ndarray | None) -> 
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    if linear_few_rows.pays(x.shape[0], weight.shape):
-        return linear_few_rows.linear(x, weight, bias)
+    if linear_unpacked.pays(x.shape[0], weight.shape):
+        return linear_unpacked.linear(x, weight, bias)
     if x.shape[0] >= weight.shape[0]:
         return _product(x, weight, bias)
     out = empty((x.shape[0], weight.shape[0]), x.dtype)
@@ -80,15 +80,15 @@ def linear_backward(
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     grad_output = contiguous(grad_output)
     grad_input = grad_weight = None
-    few = linear_few_rows.pays_backward(x.shape[0], weight.shape)
-    if needs[0] and few:
-        grad_input = linear_few_rows.grad_input(grad_output, weight)
+    unpacked = linear_unpacked.pays_backward(x.shape[0], weight.shape)
+    if needs[0] and unpacked:
+        grad_input = linear_unpacked.grad_input(grad_output, weight)
     elif needs[0]:
         problem = _problem(x.shape[0], weight.shape)
         image = pointwise.backward_input(problem, _as_pixels(grad_output), weight[:, :, None, None], None)
         grad_input = image.transpose(0, 2, 3, 1).reshape(x.shape)
-    if needs[1] and few:
-        grad_weight = linear_few_rows.grad_weight(grad_output, x)
+    if needs[1] and unpacked:
+        grad_weight = linear_unpacked.grad_weight(grad_output, x)
     elif needs[1]:
         # The inputs are the columns, so that rows of grad_weight are written as they lie.
         outputs, inputs = weight.shape
