@@ -21,10 +21,12 @@ from .activation import (
 )
 from .ahead import feeder, read, require_finite
 from .array import DeviceArray
+from .avg_pool import adaptive_avg_pool2d, adaptive_avg_pool2d_backward, avg_pool2d, avg_pool2d_backward
 from .errorword import synchronize
 from .graphs import record
 from .interop import as_device_array
 from .layout import channels_last, contiguous, layout_of
+from .max_pool import max_pool2d, max_pool2d_backward
 from .memory import empty_cache, memory_stats, reuse_buffers
 from .streams import stream
 from .transfer import to_device, to_host

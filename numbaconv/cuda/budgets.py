@@ -38,8 +38,15 @@ class Budget(NamedTuple):
 
 
 BUDGETS: dict[str, Budget] = {
+    # --- avg_pool
+    "avg_pool._plane_means": Budget((40, 56)),
+    "avg_pool.mean": Budget(64),
+    "avg_pool.mean_backward": Budget(64),
+    "avg_pool.mean_backward_vector": Budget(64, wide="LDG STG"),
+    "avg_pool.mean_vector": Budget(64, wide="LDG STG"),
     # --- convert
     "convert._copy": Budget(24),
+    "convert._to_int32": Budget(32),
     "convert._transpose": Budget(48, shared=(4224, 8448)),
     # --- elementwise
     "elementwise.gelu": Budget(32, wide="LDG STG"),
@@ -56,4 +63,10 @@ BUDGETS: dict[str, Budget] = {
     "elementwise.silu_backward": Budget((40, 32), wide="LDG STG"),
     "elementwise.tanh": Budget(24, wide="LDG STG"),
     "elementwise.tanh_backward": Budget(24, wide="LDG STG"),
+    # --- max_pool
+    "max_pool._scatter": Budget(40),
+    "max_pool.maximum": Budget((32, 40)),
+    "max_pool.maximum_backward": Budget((56, 64)),
+    "max_pool.maximum_backward_vector": Budget(64, wide="LDG STG"),
+    "max_pool.maximum_vector": Budget(40, wide="LDG STG"),
 }
