@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import machine, report
+from . import gpu, machine, report
 from .kinds import KINDS, OURS
-from .providers import PROVIDERS
+from .providers import PROVIDERS, Unavailable
 from .rows import ROWS
 from .targets import NATIVE, TARGETS
 
@@ -39,9 +39,17 @@ QUICK_ROWS = (
 class Process:
     """A worker: asked one job at a time."""
 
-    def __init__(self, provider: str, threads: int, target: str = NATIVE, cache: str = "") -> None:
-        command = [sys.executable, "-m", "benchmarks.worker", "--provider", provider]
-        command += ["--threads", str(threads), "--target", target]
+    def __init__(
+        self,
+        provider: str,
+        threads: int,
+        target: str = NATIVE,
+        cache: str = "",
+        device: str = "cpu",
+        tf32: bool = False,
+    ) -> None:
+        command = [sys.executable, "-m", "benchmarks.worker", "--provider", provider, "--device", device]
+        command += ["--threads", str(threads), "--target", target, *(["--tf32"] if tf32 else [])]
         environment = {**os.environ, **TARGETS[target]}
         if target != NATIVE:
             environment["NUMBA_CACHE_DIR"] = cache  # what comes from a cache cannot be inspected
@@ -103,15 +111,17 @@ def layout_for(provider: str, job: dict[str, Any]) -> str:
 def measure(arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
     """Everything, for one number of threads."""
     result: dict[str, Any] = {
-        "processor": machine.processor(), "threads": threads, "dtype": arguments.dtype,
-        "rounds": arguments.rounds, "seconds": arguments.seconds, "started": time.strftime("%Y-%m-%d %H:%M"),
-        "target": arguments.target, **machine.facts(threads, arguments.dtype, TARGETS[arguments.target]), "rows": [],
+        "threads": threads, "dtype": arguments.dtype, "device": arguments.device,
+        "tf32": arguments.tf32, "rounds": arguments.rounds, "seconds": arguments.seconds,
+        "started": time.strftime("%Y-%m-%d %H:%M"),
+        "target": arguments.target, **_facts(arguments, threads), "rows": [],
     }  # fmt: skip
     workers: dict[str, Process] = {}
     cache = tempfile.TemporaryDirectory()
     try:
         for name in arguments.providers:
-            workers[name] = Process(name, threads, arguments.target, cache.name)
+            limits = arguments.target, cache.name
+            workers[name] = Process(name, threads, *limits, arguments.device, arguments.tf32)
         result["versions"] = {name: w.version or f"skipped: {w.skipped}" for name, w in workers.items()}
         for kind, job, providers in jobs(arguments):
             row: dict[str, Any] = {"kind": kind, "name": job["row"], "answers": {name: [] for name in providers}}
@@ -137,6 +147,14 @@ def measure(arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
     return result
 
 
+def _facts(arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
+    """What the processor, or the GPU, can do at best."""
+    if arguments.device == "cpu":
+        facts = machine.facts(threads, arguments.dtype, TARGETS[arguments.target])
+        return {"processor": machine.processor(), **facts}
+    return gpu.facts(arguments.device, arguments.dtype)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Measures, prints, writes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__.splitlines()[0])
@@ -146,6 +164,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS), metavar="KIND")
     parser.add_argument("--rows", default="", help="only rows whose name contains this; several with commas")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
+    parser.add_argument("--device", default="cpu", help='"cpu" (default), "cuda", "cuda:1"')
+    parser.add_argument("--tf32", action="store_true", help="on a GPU: products on tensor cores, in every library")
     parser.add_argument("--target", default=NATIVE, choices=list(TARGETS), help="pretend to be another x86-64 CPU")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.15, help="of calls, per row, library and round")
@@ -156,13 +176,24 @@ def main(argv: list[str] | None = None) -> None:
         arguments.rounds, arguments.seconds = 2, 0.06
     if OURS not in arguments.providers:
         parser.error(f"--providers must include {OURS}, which the others are compared with")
+    on_gpu = arguments.device != "cpu"
+    if (arguments.tf32 and not on_gpu) or (arguments.target != NATIVE and on_gpu):
+        parser.error("--tf32 is for a GPU, --target for a CPU")
+    if on_gpu:
+        arguments.threads = arguments.threads[:1]
+        try:
+            gpu.facts(arguments.device, arguments.dtype)
+        except Unavailable as reason:
+            parser.error(str(reason))
     arguments.stopped = False
     arguments.output.mkdir(parents=True, exist_ok=True)
     results = []
     suffix = "" if arguments.target == NATIVE else f"-{arguments.target}"
+    suffix += f"-{arguments.device.replace(':', '')}" * on_gpu + "-tf32" * arguments.tf32
     for threads in arguments.threads:
         results.append(measure(arguments, threads))
-        path = arguments.output / f"compare-{arguments.dtype}-{threads}-threads{suffix}"
+        threads_of_name = "" if on_gpu else f"-{threads}-threads"
+        path = arguments.output / f"compare-{arguments.dtype}{threads_of_name}{suffix}"
         path.with_suffix(".json").write_text(json.dumps(results[-1], indent=1))
         text = report.markdown(results[-1])
         path.with_suffix(".md").write_text(text)

@@ -77,7 +77,7 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         f"# {_heading(result)}, {result['started']}",
         "",
-        f"Measured peak {result['gflops']:.0f} GFLOP/s (multiply-adds), copy "
+        f"{_peak(result)} {result['gflops']:.0f} GFLOP/s (multiply-adds), copy "
         f"{result['gigabytes_per_second']:.0f} GB/s. "
         f"{result['rounds']} interleaved rounds. A ratio is another library's median time over ours: above 1 we are "
         "faster. In parentheses the relative L2 error against float64.",
@@ -92,7 +92,13 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def _peak(result: dict[str, Any]) -> str:
+    return "Measured peak" if result.get("device", "cpu") == "cpu" else "Peak of its units at the highest clock"
+
+
 def _heading(result: dict[str, Any]) -> str:
+    if result.get("device", "cpu") != "cpu":
+        return f"{result['processor']}, {result['dtype']}" + ", products in TF32" * result["tf32"]
     target = result.get("target", NATIVE)
     limit = "" if target == NATIVE else f" limited to {target}"
     return f"{result['processor']}{limit}, {result['threads']} thread(s), {result['dtype']}"

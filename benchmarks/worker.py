@@ -25,14 +25,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--target", default=NATIVE, choices=list(TARGETS))
+    parser.add_argument("--tf32", action="store_true")
     return parser.parse_args()
 
 
 class Worker:
     """Keeps the calls of the row at hand, so that later rounds only time them."""
 
-    def __init__(self, provider: Any, target: str = NATIVE) -> None:
-        self.provider, self.target = provider, target
+    def __init__(self, provider: Any, target: str = NATIVE, tf32: bool = False) -> None:
+        self.provider, self.target, self.tf32 = provider, target, tf32
+        if tf32:
+            provider.allow_tf32()
         self.require_target()
         self.calls: dict[Any, tuple[Callable[[], Any], float | None]] = {}
         self.row: Any = None
@@ -56,9 +59,10 @@ class Worker:
                 self.require_target()
                 self.calls[key] = call, error
             call, error = self.calls[key]
-            if error is not None and not error < MOST_ERROR[job["dtype"]]:
+            if error is not None and not error < MOST_ERROR["tf32" if self.tf32 else job["dtype"]]:
                 return {"skipped": f"wrong: its relative error is {error:.0e}"}
-            return {**timing(call, job["seconds"]), "error": error}
+            times = self.provider.timing(call, job["seconds"]) or timing(call, job["seconds"])
+            return {**times, "error": error}
         except Unavailable as reason:
             return {"skipped": str(reason)}
         except Exception as failure:  # a peer's failure is a fact to report, not the end of the comparison
@@ -188,7 +192,7 @@ def _model(provider: Any, job: dict[str, Any], row: Any, normal: Any) -> Any:
         if job["kind"] == "predict_one":
             values = np.ravel(provider.to_numpy(first)).astype(float)
         else:
-            values = np.array([first, call(), call()], float)
+            values = np.array([provider.number(loss) for loss in (first, call(), call())])
         if "expected" not in job:
             return values.tolist() if job.get("is_reference") else None
         return float(np.linalg.norm(values - job["expected"]) / np.linalg.norm(job["expected"]))
@@ -208,7 +212,8 @@ def main() -> None:
     from .providers import Unavailable, load
 
     try:
-        worker = Worker(load(arguments.provider, arguments.device, arguments.threads), arguments.target)
+        provider = load(arguments.provider, arguments.device, arguments.threads)
+        worker = Worker(provider, arguments.target, arguments.tf32)
         print(json.dumps({"version": worker.provider.version()}), file=answers, flush=True)
     except Unavailable as reason:
         print(json.dumps({"skipped": str(reason)}), file=answers, flush=True)

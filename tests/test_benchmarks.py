@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 import reference as loops  # noqa: E402
 
-from benchmarks import compare, elementwise, memory, reference, report, start, worker  # noqa: E402
+from benchmarks import compare, elementwise, gpu, memory, reference, report, start, worker  # noqa: E402
 from benchmarks.cases import CONV, ELEMENTWISE, ConvRow  # noqa: E402
 from benchmarks.providers import load  # noqa: E402
 from numbaconv.cpu.simd import VECTOR_BYTES  # noqa: E402
@@ -257,6 +257,67 @@ def test_timing_repeats_all_but_very_slow_calls(monkeypatch):
     calls.clear()
     monkeypatch.setattr(worker, "MOST_SECONDS", 0.001)
     assert worker.timing(lambda: calls.append(time.sleep(0.005)), 0.001)["calls"] == len(calls) == 1
+
+
+class FakeGPU:
+    """A device whose clock runs only while it works: 0.4 ms a call."""
+
+    def __init__(self):
+        self.now, self.calls = 0.0, 0
+
+    def call(self):
+        self.now += 0.4
+        self.calls += 1
+
+    def time(self, run):
+        before = self.now
+        run()
+        return self.now - before
+
+
+def test_a_gpus_time_is_that_of_its_own_clock():
+    device = FakeGPU()
+    found = gpu.timing(device.time, device.call, seconds=0.02)
+    assert [found["p10"], found["ms"], found["p90"]] == pytest.approx([0.4] * 3)
+    assert found["calls"] in (50, 55)  # 20 ms, five calls a sample
+    assert device.calls == found["calls"] + 1 + 3
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "multiprocessors", "megahertz", "teraflops", "dtype"),
+    [  # NVIDIA's data sheets
+        ("T4", (7, 5), 40, 1590, 8.1, "float32"),
+        ("A100", (8, 0), 108, 1410, 19.5, "float32"),
+        ("A100", (8, 0), 108, 1410, 9.7, "float64"),
+        ("RTX 4090", (8, 9), 128, 2520, 82.6, "float32"),
+        ("H100 SXM", (9, 0), 132, 1980, 67, "float32"),
+    ],
+)
+def test_peaks_are_those_of_the_data_sheets(name, capability, multiprocessors, megahertz, teraflops, dtype):
+    peak = gpu.peak_gflops(capability, multiprocessors, 1000 * megahertz, dtype)
+    assert peak / 1000 == pytest.approx(teraflops, rel=0.01)
+
+
+def test_without_a_gpu_the_reason_is_said(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    try:
+        gpu.Clock()
+    except gpu.Unavailable:
+        with pytest.raises(SystemExit):
+            compare.main(["--device", "cuda", "--providers", "numbaconv"])
+        assert "no GPU" in capsys.readouterr().err
+    for options in (["--tf32"], ["--device", "cuda", "--target", "avx2"]):
+        with pytest.raises(SystemExit):
+            compare.main(options)
+        assert "--tf32 is for a GPU, --target for a CPU" in capsys.readouterr().err
+
+
+def test_a_gpus_report_names_it():
+    result = {"processor": "GPU X", "device": "cuda", "tf32": True, "dtype": "float32", "threads": 1, "gflops": 19500.0,
+              "gigabytes_per_second": 1300.0, "rounds": 3, "started": "now", "rows": []}  # fmt: skip
+    text = report.markdown(result)
+    assert text.startswith("# GPU X, float32, products in TF32, now\n")
+    assert "Peak of its units at the highest clock 19500 GFLOP/s" in text
 
 
 def test_samples_are_the_same_every_time():

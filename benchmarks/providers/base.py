@@ -19,7 +19,7 @@ class Provider:
     """One library. An operation it lacks raises `Unavailable`, and that row is skipped.
 
     Args:
-        device: "cpu", "cuda".
+        device: "cpu", "cuda", "cuda:1".
         threads: how many it may use.
     """
 
@@ -45,8 +45,20 @@ class Provider:
         """A result as a NumPy array."""
         raise NotImplementedError
 
+    def number(self, x: Any) -> float:
+        """A loss as a float."""
+        return float(x)
+
     def finish(self) -> None:
         """Waits until everything that was started is done (devices run behind)."""
+
+    def timing(self, call: Callable[[], Any], seconds: float) -> dict[str, Any] | None:
+        """Times by the device's own clock, as `worker.timing`; None: it has no other than the host's."""
+        return None
+
+    def allow_tf32(self) -> None:
+        """From now on products may round to 10 bits of mantissa, on tensor cores."""
+        raise Unavailable(f"{self.name} has no TF32 here")
 
     def conv2d(self, row: ConvRow, x: Any, weight: Any, bias: Any) -> Any:
         """The output."""

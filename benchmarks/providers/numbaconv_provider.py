@@ -11,6 +11,7 @@ import numbaconv
 from numbaconv import backend, jit, nn, optim
 from numbaconv import functional as F
 
+from .. import gpu
 from ..cases import ConvRow, pair
 from ..models import LAYERS, Layers, ModelRow, initial
 from ..targets import FORBIDDEN
@@ -26,8 +27,10 @@ class Numbaconv(Provider):
         self.device = device
         try:
             numbaconv.to_device(np.zeros(1, np.float32), device)
+            self.backend, index = backend.backend_at(device)
         except numbaconv.errors.DeviceError as error:
             raise Unavailable(str(error)) from None
+        self.clock = None if device == "cpu" else gpu.Clock(index)
         numbaconv.set_num_threads(threads)
         self.inspected: dict[Any, str] = {}  # (kernel, signature) to the registers in it
 
@@ -49,13 +52,26 @@ class Numbaconv(Provider):
         return ""
 
     def array(self, x: np.ndarray, layout: str) -> Any:
-        if x.dtype.kind == "i":  # labels
-            return x
         there = numbaconv.to_device(x, self.device)
         return numbaconv.channels_last(there) if x.ndim == 4 and layout == "channels_last" else there
 
     def to_numpy(self, x: Any) -> np.ndarray:
         return np.asarray(x) if isinstance(x, float) else numbaconv.to_host(x)
+
+    def number(self, x: Any) -> float:
+        return F.as_float(x)
+
+    def finish(self) -> None:
+        if self.clock is not None:
+            self.backend.synchronize(self.clock.number)
+
+    def timing(self, call: Callable[[], Any], seconds: float) -> dict[str, Any] | None:
+        return None if self.clock is None else gpu.timing(self.clock.time, call, seconds)
+
+    def allow_tf32(self) -> None:
+        if self.clock is None:
+            raise Unavailable("TF32 is a GPU's")
+        self.backend.allow_tf32(True)
 
     def conv2d(self, row: ConvRow, x: Any, weight: Any, bias: Any) -> Any:
         return F.conv2d(x, weight, bias, **row.arguments)
@@ -83,12 +99,14 @@ class Numbaconv(Provider):
         loss = nn.CrossEntropyLoss()
         optimizer = optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
         # As `train.fit` does: one step's activations and gradients lie where the last one's did.
-        self.pool = backend.load_backend(self.device).reuse_buffers()
+        self.pool = self.backend.reuse_buffers()
         self.pool.__enter__()
 
-        def step() -> float:
+        labels = numbaconv.to_device(labels, self.device)
+
+        def step() -> Any:
             optimizer.zero_grad()
-            value, ctx = loss.forward_ctx(model.forward(x), labels)
+            value, ctx = loss.forward_ahead_ctx(model.forward(x), labels)
             model.backward(loss.backward_ctx(ctx))
             optimizer.step()
             return value

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .. import gpu
 from ..cases import ConvRow, pair
 from ..models import LAYERS, Layers, ModelRow, initial
 from ..targets import TARGETS
@@ -30,6 +31,18 @@ class Torch(Provider):
         self.device = torch.device(device)
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
+        if self.device.type == "cuda":
+            self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            torch.backends.cudnn.benchmark = True  # it tries its algorithms, and keeps the fastest for each shape
+            self._set_tf32(False)
+
+    def _set_tf32(self, allowed: bool) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+    def allow_tf32(self) -> None:
+        if self.device.type != "cuda":
+            raise Unavailable("TF32 is a GPU's")
+        self._set_tf32(True)
 
     def version(self) -> str:
         return str(torch.__version__)
@@ -55,6 +68,17 @@ class Torch(Provider):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    def timing(self, call: Callable[[], Any], seconds: float) -> dict[str, Any] | None:
+        return gpu.timing(self._time, call, seconds) if self.device.type == "cuda" else None
+
+    def _time(self, call: Callable[[], Any]) -> float:
+        start, stop = self._events
+        start.record()
+        call()
+        stop.record()
+        stop.synchronize()
+        return float(start.elapsed_time(stop))
+
     def conv2d(self, row: ConvRow, x: Any, weight: Any, bias: Any) -> Any:
         return torch.nn.functional.conv2d(x, weight, bias, **row.arguments)
 
@@ -68,20 +92,20 @@ class Torch(Provider):
         model = build(LAYERS[row.name]())
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.from_numpy(initial(name, tuple(parameter.shape))))
-        return model.to(dtype=x.dtype, memory_format=self.memory_format)
+        return model.to(device=self.device, dtype=x.dtype, memory_format=self.memory_format)
 
     def training_step(self, row: ModelRow, x: Any, labels: Any) -> Callable[[], Any]:
         model = self._model(row, x)
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-        labels = torch.as_tensor(labels)
+        labels = torch.as_tensor(labels, device=self.device)
 
-        def step() -> float:
+        def step() -> torch.Tensor:
             with torch.enable_grad():
                 optimizer.zero_grad()
                 loss = nn.functional.cross_entropy(model(x), labels)
                 loss.backward()
                 optimizer.step()
-            return float(loss)
+            return loss
 
         return step
 
