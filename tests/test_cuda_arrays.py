@@ -273,6 +273,15 @@ def test_what_a_graph_uses_is_held(device):
     assert memory.empty((1000,), np.dtype("f8"), 0) is not None
 
 
+def test_a_tensor_that_starts_after_its_data(device):
+    """PyTorch puts the offset into the address; others write it beside."""
+    x = transfer.to_device(np.arange(4.0), 0)
+    capsule = x[:2].__dlpack__()
+    ((managed, *_),) = dlpack._lent.values()
+    managed.tensor.byte_offset = 16
+    assert dlpack.read(capsule).address == x.address + 16
+
+
 def test_a_capsule_nobody_takes(device):
     x = transfer.to_device(np.arange(3.0), 0)
     capsule = x.__dlpack__()

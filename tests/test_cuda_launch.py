@@ -218,9 +218,9 @@ def test_which_architecture_a_gpu_gets():
 # --- the cache on disk -------------------------------------------------------------------------------------
 
 
-def with_body(body, prelude=""):
-    """The digest of a kernel of this source, in a module of this package."""
-    space = {"__name__": "numbaconv.cuda.of_a_test", "PerType": PerType, "T": T, "cuda": cuda, "inline": inline}
+def with_body(body, prelude="", module="numbaconv.cuda.of_a_test"):
+    """The digest of a kernel of this source, in a module of this package, or of another."""
+    space = {"__name__": module, "PerType": PerType, "T": T, "cuda": cuda, "inline": inline}
     space |= {"math": math, "float32": float32, "cache": cache}
     head = "def source(x: 'T*', n: 'i32'):\n"
     exec(textwrap.dedent(prelude) + head + textwrap.indent(textwrap.dedent(body), "    "), space)
@@ -256,6 +256,16 @@ def test_whatever_changes_the_code_changes_the_digest():
     ]
     for dtype in ("float32", "float64"):
         assert len({digest[dtype] for digest in digests}) == len(digests)
+
+
+def test_it_does_so_for_kernels_of_others():
+    digests = [
+        with_body("x[n] = helper(x[n])", HELPER + "SIZE = 3\n", module="elsewhere"),
+        with_body("x[n] = helper(x[n])", HELPER + "SIZE = 4\n", module="elsewhere"),
+        with_body("x[n] = helper(x[n])", HELPER.replace("+", "-") + "SIZE = 3\n", module="elsewhere"),
+        with_body("x[n + 1] = helper(x[n])", HELPER + "SIZE = 3\n", module="elsewhere"),
+    ]
+    assert len({digest["float32"] for digest in digests}) == len(digests)
 
 
 def test_launch_bounds_and_types_count_too():

@@ -94,7 +94,7 @@ def kernel_digest(kernel: Any) -> str:
     digest = hashlib.sha256()
     facts = kernel.name, kernel.threads, kernel.kernel.blocks_per_sm, [str(p) for p in kernel.parameters]
     digest.update(repr(facts).encode())
-    for text in _described(kernel.kernel.function, kernel.dtype, set()):
+    for text in _described_function(kernel.kernel.function, kernel.dtype, set()):
         digest.update(text.encode() + b"\0")
     return digest.hexdigest()
 
@@ -125,8 +125,10 @@ def _described(value: Any, dtype: Any, seen: set[int]) -> Iterator[str]:
 
 
 def _of_package(value: Any) -> bool:
+    """Whether a value is a function to look into: one for kernels, wherever it is written, or one of this package."""
     function = _python_function(value)
-    return isinstance(function, FunctionType) and function.__module__.partition(".")[0] == _PACKAGE
+    ours = function is not value or getattr(value, "__module__", "").partition(".")[0] == _PACKAGE
+    return ours and isinstance(function, FunctionType)
 
 
 def _of_llvm(value: Any) -> bool:
