@@ -263,3 +263,11 @@ def test_the_carry_goes_through_three_words():
 def test_minimum_of_three():
     check("min.s32", ["s32"] * 2, "s32", min)
     check("", ["s32"] * 3, "s32", min, body="min.s32 %out, %a, %b;\nmin.s32 %out, %out, %c;")
+
+
+def test_the_borrow_goes_through_three_words():
+    """0 - 1 in three words: the middle one borrows although its operands are equal."""
+    zeros = np.zeros(4, np.uint32)
+    body = "sub.cc.u32 %x, %a, 1;\nsubc.cc.u32 %y, %a, %a;\nsubc.u32 %z, 5, 0;"
+    got = execute(body, {"a": ("u32", zeros)}, {"x": "u32", "y": "u32", "z": "u32"})
+    assert [got[k].tolist() for k in "xyz"] == [[2**32 - 1] * 4, [2**32 - 1] * 4, [4] * 4]
