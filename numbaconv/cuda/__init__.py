@@ -22,12 +22,14 @@ from .activation import (
 from .ahead import feeder, read, require_finite
 from .array import DeviceArray
 from .avg_pool import adaptive_avg_pool2d, adaptive_avg_pool2d_backward, avg_pool2d, avg_pool2d_backward
+from .dropout import dropout
 from .errorword import synchronize
 from .graphs import record
 from .interop import as_device_array
 from .layout import channels_last, contiguous, layout_of
 from .max_pool import max_pool2d, max_pool2d_backward
 from .memory import empty_cache, memory_stats, reuse_buffers
+from .shape import add, concat, concat_backward, flatten, pad, pad_backward
 from .streams import stream
 from .transfer import to_device, to_host
 from .update import (

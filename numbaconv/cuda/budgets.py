@@ -48,19 +48,25 @@ BUDGETS: dict[str, Budget] = {
     "convert._copy": Budget(24),
     "convert._to_int32": Budget(32),
     "convert._transpose": Budget(48, shared=(4224, 8448)),
+    # --- dropout
+    "dropout._dropout": Budget(32, wide="LDG STG"),
+    "dropout._dropout_channels_last": Budget(40),
     # --- elementwise
+    "elementwise.add": Budget(24, wide="LDG STG"),
     "elementwise.gelu": Budget(32, wide="LDG STG"),
     "elementwise.gelu_backward": Budget((48, 88), wide="LDG STG"),
     "elementwise.gelu_tanh": Budget(40, wide="LDG STG"),
     "elementwise.gelu_tanh_backward": Budget(40, wide="LDG STG"),
     "elementwise.leaky_relu": Budget((24, 16), wide="LDG STG"),
     "elementwise.leaky_relu_backward": Budget(24, wide="LDG STG"),
+    "elementwise.product": Budget((24, 16), wide="LDG STG"),
     "elementwise.relu": Budget((24, 16), wide="LDG STG"),
     "elementwise.relu_backward": Budget(24, wide="LDG STG"),
     "elementwise.sigmoid": Budget(32, wide="LDG STG"),
     "elementwise.sigmoid_backward": Budget(24, wide="LDG STG"),
     "elementwise.silu": Budget(40, wide="LDG STG"),
     "elementwise.silu_backward": Budget((40, 32), wide="LDG STG"),
+    "elementwise.sum": Budget(24, wide="LDG STG"),
     "elementwise.tanh": Budget(24, wide="LDG STG"),
     "elementwise.tanh_backward": Budget(24, wide="LDG STG"),
     # --- max_pool
@@ -69,4 +75,9 @@ BUDGETS: dict[str, Budget] = {
     "max_pool.maximum_backward": Budget((56, 64)),
     "max_pool.maximum_backward_vector": Budget(64, wide="LDG STG"),
     "max_pool.maximum_vector": Budget(40, wide="LDG STG"),
+    # --- shape
+    "shape.padded": Budget(24),
+    "shape.padded_backward": Budget(56),
+    "shape.padded_backward_vector": Budget((48, 64), wide="LDG STG"),
+    "shape.padded_vector": Budget(24, wide="LDG STG"),
 }
