@@ -4,7 +4,9 @@ device's; another library's arrays are PyTorch's on the CPU, said to be on a GPU
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import weakref
 
 import hypothesis
@@ -445,3 +447,16 @@ def test_between_devices_by_name(blind):
     y = backend.to_device(x, "cuda")
     assert y.device == 0
     assert isinstance(backend.to_device(y, "cpu"), np.ndarray)
+
+
+def test_a_copy_has_memory_of_its_own(device, rng):
+    """A model's deepcopy, which `prepare` and `gradcheck` make; pickling would lose the memory."""
+    x = rng.standard_normal((2, 3, 4, 5)).astype(np.float32)
+    for layout in ("dense", "channels-last", "another order"):
+        there = transfer.to_device(layouts(x)[layout], 0)
+        for made in (copy.deepcopy(there), copy.copy(there)):
+            assert made.address != there.address
+            assert made.strides == there.strides
+            np.testing.assert_array_equal(transfer.to_host(made), transfer.to_host(there))
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(there)

@@ -178,6 +178,24 @@ class DeviceArray:
                 offset += index * stride
         return self.view(tuple(shape), tuple(strides), offset)
 
+    # --- copies ---------------------------------------------------------------------------------------------
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DeviceArray:
+        """A copy on the same device; dense where this one is, in the same order."""
+        from . import convert, memory
+
+        order = sorted(range(self.ndim), key=lambda axis: -abs(self.strides[axis]))
+        inverse = [order.index(axis) for axis in range(self.ndim)]
+        out = memory.empty(tuple(self.shape[a] for a in order), self.dtype, self.device).transpose(inverse)
+        convert.copy(self, out)
+        return out
+
+    def __copy__(self) -> DeviceArray:
+        return self.__deepcopy__({})
+
+    def __reduce__(self) -> Any:
+        raise TypeError(message("DeviceArray", "an array on a GPU cannot be pickled", "Pickle numbaconv.to_host(x)."))
+
     # --- to other memory ------------------------------------------------------------------------------------
 
     def copy_to_host(self) -> np.ndarray:

@@ -29,7 +29,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     check_linear("linear", x, weight, bias)
     if x.ndim == 2:
         return backend.linear(x, weight, bias)
-    return backend.linear(rows(x), weight, bias).reshape(*x.shape[:-1], weight.shape[0])
+    return backend.linear(rows(backend, x), weight, bias).reshape(*x.shape[:-1], weight.shape[0])
 
 
 def linear_backward(
@@ -58,16 +58,18 @@ def linear_backward(
     require_same_shape(op, "grad_output", grad_output.shape, "output", (*x.shape[:-1], weight.shape[0]))
     if x.ndim == 2:
         return backend.linear_backward(grad_output, x, weight, tuple(needs))
-    grad_input, grad_weight, grad_bias = backend.linear_backward(rows(grad_output), rows(x), weight, tuple(needs))
+    grad_input, grad_weight, grad_bias = backend.linear_backward(
+        rows(backend, grad_output), rows(backend, x), weight, tuple(needs)
+    )
     return (None if grad_input is None else grad_input.reshape(x.shape)), grad_weight, grad_bias
 
 
-def rows(x: Array) -> Array:
-    """(..., features) as (rows, features)."""
+def rows(backend: Any, x: Array) -> Array:
+    """(..., features) as (rows, features); a copy where strides allow no view."""
     count = 1
     for size in x.shape[:-1]:
         count *= size
-    return x.reshape(count, x.shape[-1])
+    return backend.contiguous(x).reshape(count, x.shape[-1])
 
 
 def check_linear(op: str, x: Array | None, weight: Array, bias: Array | None = None) -> None:

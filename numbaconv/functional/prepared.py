@@ -107,11 +107,11 @@ class PreparedLinear:
             shape = x.shape
             if len(shape) == 2 and shape[1] == self._features:
                 return self._multiply(x, self._relu)
-        _, x, weight, _ = enter("linear", x=x, weight=self._weight, bias=self._bias)
+        backend, x, weight, _ = enter("linear", x=x, weight=self._weight, bias=self._bias)
         check_linear("linear", x, weight)
         if len(x.shape) == 2:
             return self._multiply(x, self._relu)
-        return self._multiply(rows(x), self._relu).reshape(*x.shape[:-1], weight.shape[0])
+        return self._multiply(rows(backend, x), self._relu).reshape(*x.shape[:-1], weight.shape[0])
 
 
 def prepare_linear(weight: Array, bias: Array | None = None, *, relu: bool = False) -> PreparedLinear:
