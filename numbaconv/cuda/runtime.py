@@ -19,12 +19,11 @@ from numba.cuda.core import config
 class Runtime(Protocol):
     """Owns the memory of devices, and executes kernels on it.
 
-    Devices are numbers from 0. Copies and launches are queued on a stream of `device`, in order; only `synchronize`,
+    Devices are numbers from 0. Any thread may call any method. Copies and launches are queued on a stream of `device`, in order; only `synchronize`,
     and `copy_to_host` into memory that is not pinned, wait.
     """
 
     caches: bool  # whether memory.py may keep freed memory; where bounds are checked, sizes must be exact
-    # (This and all below is one object's; a method that takes a device may be called from any thread.)
 
     def device_count(self) -> int:
         """Number of devices.
