@@ -19,8 +19,8 @@ from numba.cuda.core import config
 class Runtime(Protocol):
     """Owns the memory of devices, and executes kernels on it.
 
-    Devices are numbers from 0. Any thread may call any method. Copies and launches are queued on a stream of `device`, in order; only `synchronize`,
-    and `copy_to_host` into memory that is not pinned, wait.
+    Devices are numbers from 0. Any thread may call any method. Copies and launches are queued on a stream of `device`,
+    in order; only `synchronize`, `wait_on_host`, and `copy_to_host` into memory that is not pinned, wait.
     """
 
     caches: bool  # whether memory.py may keep freed memory; where bounds are checked, sizes must be exact
