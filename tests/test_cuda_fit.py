@@ -223,7 +223,7 @@ MOST_LAUNCHES = 40
 
 
 def steady_counts(recorder, **options):
-    """Counts of one step of LeNet-5 with momentum, deep in a run: between its 9th and its 10th batch."""
+    """Counts of one step of LeNet-5 with momentum, deep in a run: from its 8th update to its 9th."""
     rng = np.random.default_rng(0)
     x, y = rng.random((160, 1, 28, 28)).astype(np.float32), np.arange(160) % 10
     model, seen = lenet5(rng=0), []
@@ -235,7 +235,7 @@ def steady_counts(recorder, **options):
 
     optimizer = Watched(model.parameters(), lr=0.01, momentum=0.9)
     train.fit(model, x, y, epochs=1, batch_size=16, optimizer=optimizer, device="cuda", **options)
-    return seen[-1] - seen[-2]
+    return seen[-2] - seen[-3]
 
 
 def test_a_steady_step_of_lenet5():
