@@ -1,7 +1,8 @@
 """Options, markers and fixtures of the whole suite.
 
 ``pytest`` runs everything quick; ``pytest --full`` adds the long tests; ``pytest --backend NAME`` runs the op tests on
-another backend; ``pytest -m reduced`` runs one to two minutes of kernel correctness for another CPU target::
+another backend; ``pytest -m gpu`` runs them on a GPU (``--backend cuda:1``: on that one), with training and all else
+that wants one; ``pytest -m reduced`` runs one to two minutes of kernel correctness for another CPU target::
 
     NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma,... pytest -m reduced
 """
@@ -31,6 +32,9 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "full: a long test; runs only with --full")
+    config.addinivalue_line("markers", "gpu: on a GPU; skipped, with the reason, where there is none")
+    if _wants_gpu(config) and config.option.backend == "cpu":
+        config.option.backend = "cuda"
     config.addinivalue_line("markers", "reduced: kernel correctness, for runs on another CPU target (-m reduced)")
     # Derandomised: every run tests the same examples, so that a failure is there to stay until it is repaired.
     always = {"derandomize": True, "deadline": None, "database": None, "print_blob": False}
@@ -43,7 +47,17 @@ def pytest_configure(config):
         hypothesis.settings.load_profile("full" if config.getoption("--full") else "quick")
 
 
+def _wants_gpu(config):
+    return config.option.markexpr == "gpu"
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config, items):
+    if _wants_gpu(config):
+        for item in items:
+            if "run" in getattr(item, "fixturenames", ()):  # the op tests
+                item.add_marker(pytest.mark.gpu)
+                item.fixturenames.append("gpu")
     if config.getoption("--full"):
         return
     for item in items:
@@ -61,6 +75,21 @@ def rng():
 def device(request):
     """The device named by --backend."""
     return request.config.getoption("--backend")
+
+
+@pytest.fixture(scope="session")
+def gpu(request):
+    """The name of a GPU that is there; else the test is skipped."""
+    from numbaconv import to_device
+    from numbaconv.errors import DeviceError
+
+    name = request.config.getoption("--backend")
+    name = "cuda" if name == "cpu" else name
+    try:
+        to_device(np.zeros(1, np.float32), name)
+    except DeviceError as error:
+        pytest.skip(f"no GPU: {error}")
+    return name
 
 
 @pytest.fixture(scope="session")
