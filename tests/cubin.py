@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 import re
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import sass
@@ -23,9 +23,10 @@ def kernels() -> dict[str, Any]:
     from numbaconv import cuda
     from numbaconv.cuda import launch
 
-    for module in pkgutil.walk_packages(cuda.__path__, "numbaconv.cuda."):
-        if module.name.rpartition(".")[2] not in ("simulator", "driver"):
-            importlib.import_module(module.name)
+    folder = Path(cuda.__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        if path.stem not in ("__init__", "simulator", "simulated_block", "driver"):
+            importlib.import_module(".".join(["numbaconv.cuda", *path.relative_to(folder).with_suffix("").parts]))
     return dict(sorted(launch.KERNELS.items()))
 
 
@@ -101,7 +102,8 @@ def share(code: Code, opcode: str) -> float:
 
 def measured_row(name: str, kernel: Any, architectures: tuple[tuple[int, int], ...] = ARCHITECTURES) -> str:
     """The row of `budgets.BUDGETS` that the kernel's machine code just keeps."""
-    since = (8, 0) if "cp.async" in kernel.specialise(kernel.dtypes[0]).ptx((8, 0)) else architectures[0]
+    text = kernel.specialise(kernel.dtypes[0]).ptx((8, 0))
+    since = (8, 0) if "cp.async" in text or "tf32" in text.partition("{")[2] else architectures[0]
     codes = {d: [measure(kernel, d, cc) for cc in architectures if cc >= since] for d in kernel.dtypes}
     registers = _per_type([-(-max(c.registers for c in of) // 8) * 8 for of in codes.values()])  # given out by eight
     parts = [registers]

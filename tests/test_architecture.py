@@ -36,6 +36,7 @@ SIMD_FILES = {
     "cpu/conv2d/depthwise_tile.py",
     "cpu/conv2d/winograd_tile.py",
     "cuda/intrinsics.py",
+    "cuda/matrix_intrinsics.py",
 }
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 

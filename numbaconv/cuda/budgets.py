@@ -80,4 +80,26 @@ BUDGETS: dict[str, Budget] = {
     "shape.padded_backward": Budget(56),
     "shape.padded_backward_vector": Budget((48, 64), wide="LDG STG"),
     "shape.padded_vector": Budget(24, wide="LDG STG"),
+    # --- conv2d: tensor cores
+    "conv2d.tensor_correlate.correlate_3xtf32_64": Budget(
+        256, shared=36864, wide="LDG STG LDGSTS", main_loop="HMMA", share=0.22, since=(8, 0)
+    ),
+    "conv2d.tensor_correlate.correlate_tf32_128": Budget(
+        248, shared=49152, wide="LDG STG LDGSTS", main_loop="HMMA", share=0.28, since=(8, 0)
+    ),
+    "conv2d.tensor_correlate.correlate_tf32_64": Budget(
+        184, shared=36864, wide="LDG STG LDGSTS", main_loop="HMMA", share=0.17, since=(8, 0)
+    ),
+    "conv2d.tensor_pack._pack": Budget(24, wide="STG", since=(8, 0)),
+    "conv2d.tensor_pack._sum_pixels": Budget(56, wide="LDG STG"),
+    "conv2d.tensor_pack._sum_weights": Budget(48, shared=8448),
+    "conv2d.tensor_weight_gradient.weight_gradient_3xtf32_64": Budget(
+        256, shared=36864, wide="STG LDS LDGSTS", main_loop="HMMA", share=0.19, since=(8, 0)
+    ),
+    "conv2d.tensor_weight_gradient.weight_gradient_tf32_128": Budget(
+        256, shared=49152, wide="STG LDS LDGSTS", main_loop="HMMA", share=0.25, since=(8, 0)
+    ),
+    "conv2d.tensor_weight_gradient.weight_gradient_tf32_64": Budget(
+        184, shared=36864, wide="STG LDS LDGSTS", main_loop="HMMA", share=0.17, since=(8, 0)
+    ),
 }
