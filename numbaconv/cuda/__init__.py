@@ -27,9 +27,11 @@ from .errorword import synchronize
 from .graphs import record
 from .interop import as_device_array
 from .layout import channels_last, contiguous, layout_of
+from .loss import cross_entropy, cross_entropy_backward, mse_loss, mse_loss_backward
 from .max_pool import max_pool2d, max_pool2d_backward
 from .memory import empty_cache, memory_stats, reuse_buffers
 from .shape import add, concat, concat_backward, flatten, pad, pad_backward
+from .softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
 from .streams import stream
 from .transfer import to_device, to_host
 from .update import (

@@ -44,6 +44,10 @@ BUDGETS: dict[str, Budget] = {
     "avg_pool.mean_backward": Budget(64),
     "avg_pool.mean_backward_vector": Budget(64, wide="LDG STG"),
     "avg_pool.mean_vector": Budget(64, wide="LDG STG"),
+    # --- conv2d.tensor_pack
+    "conv2d.tensor_pack._pack": Budget(24, wide="STG", since=(8, 0)),
+    "conv2d.tensor_pack._sum_pixels": Budget(56, wide="LDG STG"),
+    "conv2d.tensor_pack._sum_weights": Budget(48, shared=8448),
     # --- convert
     "convert._copy": Budget(24),
     "convert._to_int32": Budget(32),
@@ -62,13 +66,28 @@ BUDGETS: dict[str, Budget] = {
     "elementwise.product": Budget((24, 16), wide="LDG STG"),
     "elementwise.relu": Budget((24, 16), wide="LDG STG"),
     "elementwise.relu_backward": Budget(24, wide="LDG STG"),
+    "elementwise.scaled_difference": Budget(24, wide="LDG STG"),
     "elementwise.sigmoid": Budget(32, wide="LDG STG"),
     "elementwise.sigmoid_backward": Budget(24, wide="LDG STG"),
     "elementwise.silu": Budget(40, wide="LDG STG"),
     "elementwise.silu_backward": Budget((40, 32), wide="LDG STG"),
+    "elementwise.squared_difference": Budget(24, wide="LDG STG"),
     "elementwise.sum": Budget(24, wide="LDG STG"),
     "elementwise.tanh": Budget(24, wide="LDG STG"),
     "elementwise.tanh_backward": Budget(24, wide="LDG STG"),
+    "elementwise.weighted": Budget(24, wide="LDG STG"),
+    # --- loss
+    "loss._add_blocks": Budget(56, shared=256),
+    "loss._count_labels": Budget(56, shared=256, float64=True),
+    "loss._squared_error": Budget((64, 72), shared=256, float64=True),
+    "loss.class_gradient_columns": Budget((48, 56)),
+    "loss.class_gradient_rows": Budget((48, 56)),
+    "loss.class_loss_columns": Budget((80, 104), shared=256, float64=True),
+    "loss.class_loss_rows": Budget(120, shared=256, float64=True),
+    "loss.probability_gradient_columns": Budget((48, 56)),
+    "loss.probability_gradient_rows": Budget((40, 56)),
+    "loss.probability_loss_columns": Budget((64, 88), shared=256, float64=True),
+    "loss.probability_loss_rows": Budget((80, 112), shared=256, float64=True),
     # --- max_pool
     "max_pool._scatter": Budget(40),
     "max_pool.maximum": Budget((32, 40)),
@@ -80,26 +99,9 @@ BUDGETS: dict[str, Budget] = {
     "shape.padded_backward": Budget(56),
     "shape.padded_backward_vector": Budget((48, 64), wide="LDG STG"),
     "shape.padded_vector": Budget(24, wide="LDG STG"),
-    # --- conv2d: tensor cores
-    "conv2d.tensor_correlate.correlate_3xtf32_64": Budget(
-        256, shared=36864, wide="LDG STG LDGSTS", main_loop="HMMA", share=0.22, since=(8, 0)
-    ),
-    "conv2d.tensor_correlate.correlate_tf32_128": Budget(
-        248, shared=49152, wide="LDG STG LDGSTS", main_loop="HMMA", share=0.28, since=(8, 0)
-    ),
-    "conv2d.tensor_correlate.correlate_tf32_64": Budget(
-        184, shared=36864, wide="LDG STG LDGSTS", main_loop="HMMA", share=0.17, since=(8, 0)
-    ),
-    "conv2d.tensor_pack._pack": Budget(24, wide="STG", since=(8, 0)),
-    "conv2d.tensor_pack._sum_pixels": Budget(56, wide="LDG STG"),
-    "conv2d.tensor_pack._sum_weights": Budget(48, shared=8448),
-    "conv2d.tensor_weight_gradient.weight_gradient_3xtf32_64": Budget(
-        256, shared=36864, wide="STG LDS LDGSTS", main_loop="HMMA", share=0.19, since=(8, 0)
-    ),
-    "conv2d.tensor_weight_gradient.weight_gradient_tf32_128": Budget(
-        256, shared=49152, wide="STG LDS LDGSTS", main_loop="HMMA", share=0.25, since=(8, 0)
-    ),
-    "conv2d.tensor_weight_gradient.weight_gradient_tf32_64": Budget(
-        184, shared=36864, wide="STG LDS LDGSTS", main_loop="HMMA", share=0.17, since=(8, 0)
-    ),
+    # --- softmax
+    "softmax.softmax_backward_columns": Budget((40, 56)),
+    "softmax.softmax_backward_rows": Budget((56, 72)),
+    "softmax.softmax_columns": Budget((40, 56)),
+    "softmax.softmax_rows": Budget((40, 48)),
 }

@@ -184,21 +184,22 @@ def _to_int32(
     if i < size:
         at, to = _places(i, source_first, target_first, n1, multiplier1, shift1, n2, multiplier2, shift2,
                          n3, multiplier3, shift3, s0, s1, s2, s3, t0, t1, t2, t3)  # fmt: skip
-        target[to] = integer_at(source, at, itemsize, signed)
+        value = integer_at(source, at, itemsize, signed)
+        target[to] = int32(value) if int64(-2147483648) <= value <= int64(2147483647) else int32(-2147483648)
 
 
 @inline
 def integer_at(source, at, itemsize, signed):
-    """The integer of 1 to 8 bytes that begins at a byte, as int32; -2^31 where it does not fit."""
+    """The integer of 1 to 8 bytes that begins at a byte, as int64; 2^63 - 1 where it does not fit."""
     value = int64(0)
     for k in range(itemsize):
         value |= int64(source[at + k]) << int64(8 * k)
-    above = int64(64 - 8 * itemsize)
-    negative = signed != 0 and (value << above) < int64(0)
-    if negative:
+    if signed != 0:
+        above = int64(64 - 8 * itemsize)
         value = (value << above) >> above
-    fits = value <= int64(2147483647) and (negative or value >= int64(0)) and value >= int64(-2147483648)
-    return int32(value) if fits else int32(-2147483648)
+    elif value < int64(0):
+        value = int64(9223372036854775807)
+    return value
 
 
 @kernel(threads=TILE * _ROWS)
