@@ -22,11 +22,21 @@ from .activation import (
 from .ahead import feeder, read, require_finite
 from .array import DeviceArray
 from .avg_pool import adaptive_avg_pool2d, adaptive_avg_pool2d_backward, avg_pool2d, avg_pool2d_backward
+from .conv2d import (
+    conv2d,
+    conv2d_backward,
+    conv2d_backward_bias,
+    conv2d_backward_input,
+    conv2d_backward_weight,
+    explain,
+    prepare_conv2d,
+)
 from .dropout import dropout
 from .errorword import synchronize
 from .graphs import record
 from .interop import as_device_array
 from .layout import channels_last, contiguous, layout_of
+from .linear import linear, linear_backward, prepare_linear
 from .loss import cross_entropy, cross_entropy_backward, mse_loss, mse_loss_backward
 from .max_pool import max_pool2d, max_pool2d_backward
 from .memory import empty_cache, memory_stats, reuse_buffers
