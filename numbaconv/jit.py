@@ -117,10 +117,10 @@ def by_dtype(float32: Any, float64: Any) -> Any:
     warns of its own bookkeeping where such helpers call each other.)
     """
 
-    def helper(x):  # type: ignore[no-untyped-def]  # (numba compares these signatures, annotations included)
+    def helper(x):  # (numba compares these signatures, annotations included)
         raise TypeError("it exists in kernels only")
 
-    def body(x):  # type: ignore[no-untyped-def]
+    def body(x):
         chosen = float32 if x == types.float32 else float64
         return chosen.py_func
 

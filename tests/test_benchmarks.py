@@ -368,7 +368,7 @@ def test_start_measures_imports_and_a_cold_first_convolution(tmp_path, monkeypat
     start.main(["--rounds", "1", "--threads", "1", "--uses", "import", "conv2d", "--output", str(tmp_path)])
     results = json.loads((tmp_path / "start-1-threads.json").read_text())
     (first,) = results["conv2d"]["numbaconv cold"]
-    assert first["second"] < 0.1 < first["first"] < first["process"]
+    assert first["second"] < first["first"] / 2 < first["first"] < first["process"]
     assert 0 < results["import"]["numpy"][0]["import"] < 5
     text = (tmp_path / "start-1-threads.md").read_text()
     assert "| no_such_module | skipped: ModuleNotFoundError" in text

@@ -42,14 +42,27 @@ def test_nothing_compiles_at_import(tmp_path):
 def test_first_conv2d_compiles_one_kernel_and_its_two_packers(tmp_path):
     report = run_cold(
         """
-        x = rng.standard_normal((1, 8, 10, 10), dtype=np.float32)
-        weight = rng.standard_normal((16, 8, 3, 3), dtype=np.float32)
+        x = rng.standard_normal((1, 20, 10, 10), dtype=np.float32)
+        weight = rng.standard_normal((16, 20, 3, 3), dtype=np.float32)
         functional.conv2d(x, weight, padding=1)
         """,
         tmp_path,
     )
     kernels = ("correlate._correlate", "packing._pack", "packing.read_columns")
     assert report["compiled"] == {f"numbaconv.cpu.{name}": 1 for name in kernels}
+
+
+def test_a_first_small_conv2d_compiles_one_kernel_and_its_product(tmp_path):
+    report = run_cold(
+        """
+        x = rng.standard_normal((1, 8, 5, 5), dtype=np.float32)
+        weight = rng.standard_normal((64, 8, 3, 3), dtype=np.float32)
+        functional.conv2d(x, weight)
+        """,
+        tmp_path,
+    )
+    kernels = ("_convolve", "_products")
+    assert report["compiled"] == {f"numbaconv.cpu.conv2d.im2col.{name}": 1 for name in kernels}
 
 
 LENET_STEP = """

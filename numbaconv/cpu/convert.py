@@ -13,8 +13,8 @@ from ..jit import inline, kernel, launch, never_inline, parallel_kernel, prange
 from .simd import VECTOR_BYTES
 from .transpose import transpose_block
 
-# Below this many elements NumPy's strided copy takes less time than launching a kernel is worth.
-SMALL = 1 << 13
+# Below this many elements NumPy's strided copy takes less time than compiling a kernel is worth.
+SMALL = 1 << 17
 
 GROUP = 16  # channels
 RUN = 64  # pixels of a task, at most

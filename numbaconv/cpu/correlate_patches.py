@@ -84,8 +84,9 @@ def _correlate(first, end, source, weight, bias, out, sizes, taps, wide, floor):
     pixels = grid.rows * grid.columns
     chunks = (pixels + grid.chunk - 1) // grid.chunk
     none = out.dtype.type(-np.inf)
-    # Full vectors may be written over the columns of the next pixel, which is written next.
-    spills = grid.blocks == 1 and grid.out_column == grid.width and grid.out_row == grid.columns * grid.width
+    # Full vectors may be written over the columns of the next pixel, which is written next; not over those of more.
+    spills = grid.block <= 2 * grid.width and grid.blocks == 1
+    spills = spills and grid.out_column == grid.width and grid.out_row == grid.columns * grid.width
     for task in range(first, end):
         image = task // chunks
         chunk = task - image * chunks

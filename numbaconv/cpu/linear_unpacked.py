@@ -16,8 +16,8 @@ from .layout import empty, flat_contiguous
 from .simd import VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_panel
 
 FEW = 8  # samples
-MOST = 512  # samples: the sums of the weight-gradient are one segment
-_SMALL = 1 << 18  # multiply-adds, with any number of samples: packing would take longer
+MOST = 512  # samples: with more, rows of the weight too far apart are read too often
+_SMALL = 1 << 22  # multiply-adds, with any number of samples: packing takes as long as it saves
 _TERMS = 512 * VECTOR_BYTES // 8  # of a dot product before it joins the outer sum: at most 512 a lane
 _OUTPUTS = 48  # of a task: whole tiles
 _INPUTS = 512  # of a task of the input-gradient
@@ -88,14 +88,32 @@ def grad_input(grad_output: np.ndarray, weight: np.ndarray) -> np.ndarray:
     outputs, inputs = weight.shape
     rows = grad_output.shape[0]
     out = empty((rows, inputs), grad_output.dtype)
-    work_ns = weight.size * (0.1 + 0.03 * rows)
-    args = flat_contiguous(grad_output), flat_contiguous(weight), out.reshape(-1), outputs, inputs
+    a, b = flat_contiguous(grad_output), flat_contiguous(weight)
     if rows <= FEW:
+        work_ns = weight.size * (0.1 + 0.03 * rows)
+        args = a, b, out.reshape(-1), outputs, inputs
         launch(_scaled_rows, _scaled_rows_parallel, -(-inputs // _INPUTS), work_ns, *args)
     else:
-        blocks = inputs // (WIDE_VECTORS * VECTOR_BYTES // out.itemsize)
-        launch(_product, _product_parallel, -(-blocks // _BLOCKS), work_ns, *args)
+        _multiply(a, (outputs, 1), b, out.reshape(-1), rows, outputs, inputs)
     return out
+
+
+def grad_weight(grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:
+    rows, outputs = grad_output.shape
+    inputs = x.shape[1]
+    out = empty((outputs, inputs), x.dtype)
+    a, b = flat_contiguous(grad_output), flat_contiguous(x)
+    _multiply(a, (1, outputs), b, out.reshape(-1), outputs, rows, inputs)
+    return out
+
+
+def _multiply(
+    a: np.ndarray, a_strides: tuple[int, int], b: np.ndarray, out: np.ndarray, rows: int, terms: int, columns: int
+) -> None:
+    """out (rows, columns) = a (rows, terms) of any strides times b (terms, columns)."""
+    blocks = columns // (WIDE_VECTORS * VECTOR_BYTES // out.itemsize)
+    work_ns = columns * (0.2 * rows + 0.03 * rows * terms + 0.1 * terms)
+    launch(_product, _product_parallel, -(-blocks // _BLOCKS), work_ns, a, a_strides, b, out, rows, terms, columns)
 
 
 @kernel
@@ -126,73 +144,42 @@ def _scaled_rows_parallel(first, end, grad_output, weight, out, outputs, inputs)
 
 
 @inline
-def _tile(grad_output, weight, out, row, column, o, terms, outputs, inputs):
-    multiply_panel(grad_output, row * outputs + o, outputs, 1, weight, o * inputs + column, inputs,
-                   out, row * inputs + column, inputs, terms, o == 0, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+def _tile(a, a_strides, b, out, row, column, j, terms, columns):
+    a_row, a_step = a_strides
+    multiply_panel(a, row * a_row + j * a_step, a_row, a_step, b, j * columns + column, columns,
+                   out, row * columns + column, columns, terms, j == 0, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
 
 
 @kernel
-def _product(first, end, grad_output, weight, out, outputs, inputs):
-    """Task: some blocks of inputs, of all samples.
+def _product(first, end, a, a_strides, b, out, rows, terms, columns):
+    """Task: some blocks of columns, of all rows.
 
-    Segments of the terms go outermost, so that a block of the weight's rows stays in cache for all samples. What is
-    left beside whole tiles is covered by tiles that overlap others, computed from the start, and gives the same bits.
+    Segments of the terms go outermost, so that a block of b stays in cache for all rows. What is left beside whole
+    tiles is covered by tiles that overlap others, computed from the start, and gives the same bits.
     """
     never_inline()
-    rows = out.size // inputs
     block = WIDE_VECTORS * (VECTOR_BYTES // out.itemsize)
-    blocks = inputs // block
+    blocks = columns // block
     for task in range(first, end):
         stop = min(blocks, (task + 1) * _BLOCKS)
-        for o in range(0, outputs, _SEGMENT):
-            terms = min(_SEGMENT, outputs - o)
-            for b in range(task * _BLOCKS, stop):
-                for m in range(0, rows - WIDE_ROWS + 1, WIDE_ROWS):
-                    _tile(grad_output, weight, out, m, b * block, o, terms, outputs, inputs)
+        for j in range(0, terms, _SEGMENT):
+            count = min(_SEGMENT, terms - j)
+            for i in range(task * _BLOCKS, stop):
+                for row in range(0, rows - WIDE_ROWS + 1, WIDE_ROWS):
+                    _tile(a, a_strides, b, out, row, i * block, j, count, columns)
         if rows % WIDE_ROWS:
-            for b in range(task * _BLOCKS, stop):
-                for o in range(0, outputs, _SEGMENT):
-                    terms = min(_SEGMENT, outputs - o)
-                    _tile(grad_output, weight, out, rows - WIDE_ROWS, b * block, o, terms, outputs, inputs)
-        if stop == blocks and inputs % block:
-            for m in range(0, rows, WIDE_ROWS):
-                for o in range(0, outputs, _SEGMENT):
-                    terms = min(_SEGMENT, outputs - o)
-                    _tile(grad_output, weight, out, min(m, rows - WIDE_ROWS), inputs - block, o, terms, outputs,
-                          inputs)  # fmt: skip
+            for i in range(task * _BLOCKS, stop):
+                for j in range(0, terms, _SEGMENT):
+                    count = min(_SEGMENT, terms - j)
+                    _tile(a, a_strides, b, out, rows - WIDE_ROWS, i * block, j, count, columns)
+        if stop == blocks and columns % block:
+            for row in range(0, rows, WIDE_ROWS):
+                for j in range(0, terms, _SEGMENT):
+                    count = min(_SEGMENT, terms - j)
+                    _tile(a, a_strides, b, out, min(row, rows - WIDE_ROWS), columns - block, j, count, columns)
 
 
 @parallel_kernel
-def _product_parallel(first, end, grad_output, weight, out, outputs, inputs):
+def _product_parallel(first, end, a, a_strides, b, out, rows, terms, columns):
     for task in prange(first, end):
-        _product(task, task + 1, grad_output, weight, out, outputs, inputs)
-
-
-def grad_weight(grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:
-    rows, outputs = grad_output.shape
-    inputs = x.shape[1]
-    out = empty((outputs, inputs), x.dtype)
-    args = flat_contiguous(grad_output), flat_contiguous(x), out.reshape(-1), outputs, inputs
-    launch(_outer, _outer_parallel, -(-outputs // _OUTPUTS), out.size * (0.2 + 0.03 * rows), *args)
-    return out
-
-
-@kernel
-def _outer(first, end, grad_output, x, out, outputs, inputs):
-    """Task: some outputs. Needs a tile of outputs by inputs; the last ones overlap those before, and write the same."""
-    never_inline()
-    rows = x.size // inputs
-    block = WIDE_VECTORS * (VECTOR_BYTES // out.itemsize)
-    for task in range(first, end):
-        for i in range(0, inputs, block):
-            column = min(i, inputs - block)
-            for o in range(task * _OUTPUTS, min(outputs, (task + 1) * _OUTPUTS), WIDE_ROWS):
-                output = min(o, outputs - WIDE_ROWS)
-                multiply_panel(grad_output, output, 1, outputs, x, column, inputs, out, output * inputs + column,
-                               inputs, rows, True, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
-
-
-@parallel_kernel
-def _outer_parallel(first, end, grad_output, x, out, outputs, inputs):
-    for task in prange(first, end):
-        _outer(task, task + 1, grad_output, x, out, outputs, inputs)
+        _product(task, task + 1, a, a_strides, b, out, rows, terms, columns)

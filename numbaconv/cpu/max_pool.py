@@ -16,7 +16,7 @@ from ..jit import inline, kernel, launch, never_inline, parallel_kernel, prange
 from ..shapes import Pool2dProblem
 from .layout import dense, empty, flat, layout_of, match, planes
 from .memory import scratch
-from .pool_tasks import UNROLLED, at, fill, has_vectors, task_bounds, tasks_of
+from .pool_tasks import UNROLLED, at, fill, task_bounds, tasks_of
 from .pool_tile import window_matches, window_maximum
 from .simd import VECTOR_BYTES
 
@@ -222,11 +222,14 @@ def _max_pool2d_parallel(
         )
 
 
+_GATHERED = 32  # channels: of fewer, the scatter is as quick
+
+
 def max_pool2d_backward(problem: Pool2dProblem, grad_output, indices):
     grad_output = dense(grad_output)
     outer, inner = planes(grad_output)
     out = empty(problem.input_shape, grad_output.dtype, layout_of(grad_output))
-    if problem.dilation == (1, 1) and has_vectors(grad_output, inner) and _gather(problem, grad_output, indices, out):
+    if problem.dilation == (1, 1) and inner >= _GATHERED and _gather(problem, grad_output, indices, out):
         return out
     pixels = problem.input_shape[2] * problem.input_shape[3]
     indices = match(_checked(indices, pixels), grad_output)

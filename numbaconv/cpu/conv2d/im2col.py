@@ -105,10 +105,18 @@ def _convolve(first, end, x, weight, bias, out, sizes, floor):
                                 w += dilation_w
             column = group * columns
             start = n * image + column * channel
+            a, a_start, rows, b, b_start, across, pitch = (
+                patches,
+                0,
+                pixels,
+                weight,
+                column * terms,
+                columns,
+                pixel_stride,
+            )
             if pixel_stride == 1:  # channels-first: the rows of the result are filters
-                _products(weight, column * terms, columns, patches, 0, pixels, terms, out, start, channel)
-            else:
-                _products(patches, 0, pixels, weight, column * terms, columns, terms, out, start, pixel_stride)
+                a, a_start, rows, b, b_start, across, pitch = b, b_start, across, a, a_start, rows, channel
+            _products(a, a_start, rows, b, b_start, across, terms, out, start, pitch)
         for k in range(groups * columns):
             start = n * image + k * channel
             value = bias[k] if bias.size > 0 else out.dtype.type(0)

@@ -25,9 +25,8 @@ import numpy as np
 
 from ...jit import inline, kernel, launch, never_inline, parallel_kernel, prange
 from ...shapes import Conv2dProblem
-from ..convert import SMALL, copy_to_channels_last
 from ..correlate import TERMS
-from ..layout import channels_last, element_strides, empty, flat
+from ..layout import channels_last, empty, flat
 from ..memory import scratch
 from ..packing import columns_for
 from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_lines
@@ -136,13 +135,9 @@ def _readable_to_the_block(grad_output: np.ndarray, reduction: Reduction) -> np.
     """
     if reduction.columns % reduction.block == 0:
         return flat(channels_last(grad_output))
-    n, k, p, q = grad_output.shape
     padded = scratch("gradient", grad_output.size + reduction.block, grad_output.dtype)
     padded[grad_output.size :] = 0
-    if grad_output.size > SMALL:
-        copy_to_channels_last(flat(grad_output), padded, (n, k, p, q), element_strides(grad_output))
-    else:
-        padded[: grad_output.size].reshape(n, p, q, k)[...] = grad_output.transpose(0, 2, 3, 1)
+    padded[: grad_output.size] = flat(channels_last(grad_output))
     return padded
 
 
