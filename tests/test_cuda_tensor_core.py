@@ -12,11 +12,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ptx.runtime import InterpreterRuntime
+from ptx.statistics import Statistics
 
 from numbaconv import to_device, to_host
 from numbaconv.cuda import launch, memory
 from numbaconv.cuda.conv2d import tensor_core
 from numbaconv.cuda.conv2d.tensor_core import TensorCores
+from numbaconv.cuda.layout import channels_last
 from numbaconv.cuda.precision import allow_tf32, tf32_mode
 from numbaconv.cuda.runtime import simulated
 from numbaconv.errors import ArgumentError
@@ -205,6 +207,37 @@ def test_results_do_not_depend_on_the_run():
     problem = conv2d_problem((2, 16, 7, 7), (16, 16, 3, 3), None, 1, 1, 1, 1)
     first, second = (run((8, 0), False, problem, *arrays(problem)) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_traffic(exact, monkeypatch):
+    """Shared memory without a bank conflict; of global memory only what is wanted, in whole sectors."""
+    monkeypatch.setattr(tensor_core, "_ENOUGH_BLOCKS", 1)  # or sums would be split, and their parts added up
+    problem = conv2d_problem((1, 16, 8, 8), (64, 16, 3, 3), None, 1, 1, 1, 1)
+    x, weight, _, grad_output = arrays(problem)
+    cores = TensorCores(exact)
+    runtime = InterpreterRuntime((8, 0), check=False)
+    with launch.use(runtime):
+        x, weight, grad_output = (channels_last(to_device(a, "cuda")) for a in (x, weight, grad_output))
+        packed = cores.pack_weight(problem, weight, None, False)
+        for run_once in (
+            lambda: cores.forward(problem, x, packed, True),
+            lambda: cores._products("", grad_output, x, (3, 3), (1, 1), (1, 1), (1, 1), None),
+        ):
+            runtime.statistics = Statistics()
+            run_once()
+            counted, runtime.statistics = runtime.statistics, None
+            assert counted.bank_cycles.total() == counted.least_bank_cycles.total() > 0
+            assert 0 < counted.sectors.total() <= counted.least_sectors.total()
+        memory.collect()
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_no_images(exact):
+    problem = conv2d_problem((0, 8, 5, 6), (12, 8, 3, 3), None, 1, 1, 1, 1)
+    out, grad_input, grad_weight = run((8, 0), exact, problem, *arrays(problem))
+    assert (out.shape, grad_input.shape) == (problem.output_shape, problem.input_shape)
+    assert not grad_weight.any()
 
 
 # --- what it is made of ---------------------------------------------------------------------------------------------

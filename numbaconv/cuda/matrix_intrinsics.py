@@ -215,12 +215,12 @@ if not simulated():
 else:
     import numpy as np
 
-    from .simulated_block import collective, current_block
+    from .simulated_block import Pointer, collective, current_block
 
     def _copy_of(nbytes: int) -> Any:
         def copy_async(shared: Any, index: Any, source: Any, source_index: Any, wanted: Any) -> None:
             count = nbytes // shared.itemsize
-            if index % count or (wanted and (source.address + source_index * shared.itemsize) % nbytes):
+            if index % count or (wanted and (source.address + int(source_index) * shared.itemsize) % nbytes):
                 raise IndexError(f"a copy of {nbytes} bytes to element {index} is not aligned")
             for k in range(count):
                 shared[index + k] = source[source_index + k] if k * shared.itemsize < wanted else 0
@@ -296,15 +296,15 @@ else:
     def four_of(values: Any, first: Any, step: Any) -> Any:
         return tuple(values[first + k * step] for k in range(4))
 
-    class _Advanced:
-        """A pointer so many elements on; it may point outside as long as nothing is read there."""
+    class _Advanced(Pointer):
+        """A pointer so many elements on; it may be outside of its memory, as long as nothing there is read."""
 
-        def __init__(self, pointer: Any, elements: int) -> None:
-            self._pointer, self._elements = pointer, elements
-            self.address = pointer.address + elements * pointer.elements.itemsize
+        def __init__(self, pointer: Pointer, elements: int) -> None:
+            super().__init__(pointer.elements, pointer.address + elements * pointer.elements.itemsize)
+            self._first = getattr(pointer, "_first", 0) + elements
 
-        def __getitem__(self, index: Any) -> Any:
-            return self._pointer[index + self._elements]
+        def _checked(self, index: Any) -> int:
+            return super()._checked(int(index) + self._first)
 
     def advance(pointer: Any, elements: Any) -> Any:
         return _Advanced(pointer, int(elements))
