@@ -94,6 +94,19 @@ BUDGETS: dict[str, Budget] = {
     "max_pool.maximum_backward": Budget((56, 64)),
     "max_pool.maximum_backward_vector": Budget(64, wide="LDG STG"),
     "max_pool.maximum_vector": Budget(40, wide="LDG STG"),
+    # --- moments
+    "moments.moments": Budget((40, 64), shared=(3072, 6144)),
+    "moments.products": Budget((48, 64), shared=(3072, 6144), float64=True),
+    # --- norm
+    "norm._gradients": Budget(40, float64=True),
+    "norm._statistics": Budget(64, float64=True),
+    "norm._widen": Budget(16, float64=True),
+    "norm.line_of_channel": Budget(24, wide="LDG STG"),
+    "norm.line_of_channels": Budget(32, wide="LDG STG"),
+    "norm.line_single": Budget((16, 24)),
+    "norm.plane_of_channel": Budget(32, wide="LDG STG"),
+    "norm.plane_of_channels": Budget(40, wide="LDG STG"),
+    "norm.plane_single": Budget(24),
     # --- shape
     "shape.padded": Budget(24),
     "shape.padded_backward": Budget(56),

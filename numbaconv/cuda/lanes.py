@@ -13,7 +13,7 @@ from .array import DeviceArray
 from .launch import VECTOR, Kernel, PerType
 from .layout import aligned
 
-_ONE, _SOME = (0.0,), PerType(float32=(0.0,) * 4, float64=(0.0,) * 2)
+ONE, SOME = (0.0,), PerType(float32=(0.0,) * 4, float64=(0.0,) * 2)
 
 
 class Twin:
@@ -21,7 +21,7 @@ class Twin:
 
     def __init__(self, make: Callable[[Any, str], Kernel]) -> None:
         name = make.__name__.strip("_")
-        self.single, self.vector = make(_ONE, name), make(_SOME, f"{name}_vector")
+        self.single, self.vector = make(ONE, name), make(SOME, f"{name}_vector")
 
     def chosen(self, inner: int, *arrays: DeviceArray) -> tuple[Kernel, int]:
         """The kernel for arrays whose innermost axis has `inner` elements, and how many of them a thread does."""
