@@ -41,6 +41,7 @@ from .loss import cross_entropy, cross_entropy_backward, mse_loss, mse_loss_back
 from .max_pool import max_pool2d, max_pool2d_backward
 from .memory import empty_cache, memory_stats, reuse_buffers
 from .norm import batch_norm, batch_norm_backward
+from .precision import allow_tf32
 from .shape import add, concat, concat_backward, flatten, pad, pad_backward
 from .softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
 from .streams import stream

@@ -45,9 +45,21 @@ BUDGETS: dict[str, Budget] = {
     "avg_pool.mean_backward_vector": Budget(64, wide="LDG STG"),
     "avg_pool.mean_vector": Budget(64, wide="LDG STG"),
     # --- conv2d.tensor_pack
+    "conv2d.tensor_correlate.correlate_3xtf32_64": Budget(256, 36864, "LDG STG LDGSTS", "HMMA", 0.22, since=(8, 0)),
+    "conv2d.tensor_correlate.correlate_tf32_128": Budget(248, 49152, "LDG STG LDGSTS", "HMMA", 0.28, since=(8, 0)),
+    "conv2d.tensor_correlate.correlate_tf32_64": Budget(184, 36864, "LDG STG LDGSTS", "HMMA", 0.17, since=(8, 0)),
     "conv2d.tensor_pack._pack": Budget(24, wide="STG", since=(8, 0)),
     "conv2d.tensor_pack._sum_pixels": Budget(56, wide="LDG STG"),
     "conv2d.tensor_pack._sum_weights": Budget(48, shared=8448),
+    "conv2d.tensor_weight_gradient.weight_gradient_3xtf32_64": Budget(
+        256, 36864, "STG LDS LDGSTS", "HMMA", 0.19, since=(8, 0)
+    ),
+    "conv2d.tensor_weight_gradient.weight_gradient_tf32_128": Budget(
+        256, 49152, "STG LDS LDGSTS", "HMMA", 0.25, since=(8, 0)
+    ),
+    "conv2d.tensor_weight_gradient.weight_gradient_tf32_64": Budget(
+        184, 36864, "STG LDS LDGSTS", "HMMA", 0.17, since=(8, 0)
+    ),
     # --- convert
     "convert._copy": Budget(24),
     "convert._to_int32": Budget(32),

@@ -41,9 +41,11 @@ _OUTSIDE = -(1 << 30)
 
 
 @inline
-def _tap_of(number, terms, width, channels, dilation_h, dilation_w, taps_w):
-    """Of four rows: their tap's place below and right of the first one, and their elements' from the first tap's."""
-    number = min(number, int32(terms - 4))  # rows beyond the last are computed and not stored
+def _tap_of(number, width, channels, dilation_h, dilation_w, taps_w):
+    """Of four rows: their tap's place below and right of the first one, and their elements' from the first tap's.
+
+    Rows beyond the last are of taps below the window, whose elements are tested as all are; they are not stored.
+    """
     tap = quotient(number, channels)
     r = quotient(tap, taps_w)
     down, right = int32(r * dilation_h), int32((tap - r * taps_w) * dilation_w)
@@ -144,10 +146,10 @@ def _make(name, columns, exact):
         line, piece = int32(thread >> 3), int32(thread & 7)
         number = int32(block_row + piece * 4)
         taps = (
-            _tap_of(number, terms, width, channels, dilation_h, dilation_w, taps_w),
-            _tap_of(int32(number + 32), terms, width, channels, dilation_h, dilation_w, taps_w),
-            _tap_of(int32(number + 64), terms, width, channels, dilation_h, dilation_w, taps_w),
-            _tap_of(int32(number + 96), terms, width, channels, dilation_h, dilation_w, taps_w),
+            _tap_of(number, width, channels, dilation_h, dilation_w, taps_w),
+            _tap_of(int32(number + 32), width, channels, dilation_h, dilation_w, taps_w),
+            _tap_of(int32(number + 64), width, channels, dilation_h, dilation_w, taps_w),
+            _tap_of(int32(number + 96), width, channels, dilation_h, dilation_w, taps_w),
         )
         column = int32(block_column + piece * 4)
         missing = uint32(0)
