@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ptx.runtime import InterpreterRuntime
 from ptx.statistics import Statistics
 
-from numbaconv import to_device, to_host
+from numbaconv import functional, to_device, to_host
 from numbaconv.cuda import launch, memory
 from numbaconv.cuda.conv2d import tensor_core
 from numbaconv.cuda.conv2d.tensor_core import TensorCores
@@ -286,6 +286,26 @@ def test_supports():
 
 def test_the_largest_window():
     check((8, 0), False, conv2d_problem((1, 4, 15, 17), (4, 4, 15, 15), None, 1, 7, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("mode", "cc", "dtype", "kernel"),
+    [
+        (True, (8, 0), "float32", "conv2d_tensor_correlate_correlate_tf32_64_float32"),
+        ("3x", (8, 0), "float32", "conv2d_tensor_correlate_correlate_3xtf32_64_float32"),
+        (False, (8, 0), "float32", ""),
+        (True, (7, 5), "float32", ""),
+        (True, (8, 0), "float64", ""),
+    ],
+)
+def test_convolutions_run_on_tensor_cores_where_allowed(mode, cc, dtype, kernel):
+    x, weight = np.ones((1, 4, 3, 3), dtype), np.ones((4, 4, 2, 2), dtype)
+    runtime = InterpreterRuntime(cc)
+    with launch.use(runtime), allow_tf32(mode):
+        out = to_host(functional.conv2d(to_device(x, "cuda"), to_device(weight, "cuda")))
+        memory.collect()
+    assert np.array_equal(out, np.full((1, 4, 2, 2), 16, dtype))
+    assert {name for name in runtime.launches if "tensor_correlate" in name} == ({kernel} if kernel else set())
 
 
 def test_allow_tf32():
