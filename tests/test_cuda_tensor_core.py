@@ -308,6 +308,25 @@ def test_convolutions_run_on_tensor_cores_where_allowed(mode, cc, dtype, kernel)
     assert {name for name in runtime.launches if "tensor_correlate" in name} == ({kernel} if kernel else set())
 
 
+@pytest.mark.parametrize("mode", [True, "3x"])
+def test_linear_layers_do_too(mode):
+    rng = np.random.default_rng(0)
+    shapes = (20, 36), (8, 36), (8,), (20, 8)
+    x, weight, bias, grad_output = (rng.standard_normal(shape, np.float32) for shape in shapes)
+    runtime = InterpreterRuntime((8, 0))
+    with launch.use(runtime), allow_tf32(mode):
+        there = [to_device(a, "cuda") for a in (x, weight, bias, grad_output)]
+        got = functional.linear(*there[:3]), *functional.linear_backward(there[3], there[0], there[1])
+        got = [to_host(a) for a in got]
+        memory.collect()
+    x, weight, bias, grad_output = (a.astype(np.float64) for a in (x, weight, bias, grad_output))
+    wanted = x @ weight.T + bias, grad_output @ weight, grad_output.T @ x, grad_output.sum(0)
+    for a, b in zip(got, wanted, strict=True):
+        assert a.shape == b.shape
+        assert relative_error(a, b) < LIMIT[mode == "3x"]
+    assert sum("tensor_" in name and "tf32" in name for name in runtime.launches) == 2  # correlate, weight_gradient
+
+
 def test_allow_tf32():
     assert tf32_mode() is False
     with allow_tf32():
