@@ -129,4 +129,39 @@ BUDGETS: dict[str, Budget] = {
     "softmax.softmax_backward_rows": Budget((56, 72)),
     "softmax.softmax_columns": Budget((40, 56)),
     "softmax.softmax_rows": Budget((40, 48)),
+    # --- conv2d.correlate
+    "conv2d.correlate.across_large_vectors": Budget(
+        128, shared=18968, wide="LDG STG LDS", main_loop="FFMA", share=0.87
+    ),
+    "conv2d.correlate.across_medium_vectors": Budget(
+        (160, 168), shared=(9752, 13848), wide="LDG STG LDS", main_loop="FFMA", share=(0.83, 0.66)
+    ),
+    "conv2d.correlate.across_small_vectors": Budget(
+        (96, 128), shared=(5144, 9240), wide="LDG STG LDS", main_loop="FFMA", share=(0.69, 0.59)
+    ),
+    "conv2d.correlate.along_large_vectors": Budget(
+        128, shared=18968, wide="LDG STG LDS STS", main_loop="FFMA", share=0.87
+    ),
+    "conv2d.correlate.along_medium_scalars": Budget(
+        (160, 192), shared=(9752, 13848), wide="LDG LDS STS", main_loop="FFMA", share=(0.82, 0.65)
+    ),
+    "conv2d.correlate.along_medium_vectors": Budget(
+        (160, 168), shared=(9752, 13848), wide="LDG STG LDS STS", main_loop="FFMA", share=(0.84, 0.67)
+    ),
+    "conv2d.correlate.along_small_vectors": Budget(
+        (96, 128), shared=(5144, 9240), wide="LDG STG LDS STS", main_loop="FFMA", share=(0.7, 0.59)
+    ),
+    # --- conv2d.grouped_weight_gradient
+    "conv2d.grouped_weight_gradient._grouped_weight_gradient": Budget(56, shared=(4096, 8192)),
+    # --- conv2d.weight_gradient
+    "conv2d.weight_gradient.gather": Budget((32, 40)),
+    "conv2d.weight_gradient.large_vectors": Budget(
+        128, shared=17408, wide="LDG STG LDS STS", main_loop="FFMA", share=0.85
+    ),
+    "conv2d.weight_gradient.medium_scalars": Budget(
+        168, shared=(8960, 13056), wide="LDG STG LDS STS", main_loop="FFMA", share=(0.71, 0.56)
+    ),
+    "conv2d.weight_gradient.medium_vectors": Budget(
+        (152, 168), shared=(8960, 13056), wide="LDG STG LDS STS", main_loop="FFMA", share=(0.8, 0.6)
+    ),
 }
