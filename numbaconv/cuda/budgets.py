@@ -154,6 +154,9 @@ BUDGETS: dict[str, Budget] = {
     # --- conv2d.grouped_weight_gradient
     "conv2d.grouped_weight_gradient._grouped_weight_gradient": Budget(56, shared=(4096, 8192)),
     # --- conv2d.weight_gradient
+    "conv2d.weight_gradient.small_vectors": Budget(
+        (88, 120), shared=(4736, 8832), wide="LDG STG LDS STS", main_loop="FFMA", share=(0.65, 0.5)
+    ),
     "conv2d.weight_gradient.gather": Budget((32, 40)),
     "conv2d.weight_gradient.large_vectors": Budget(
         128, shared=17408, wide="LDG STG LDS STS", main_loop="FFMA", share=0.85
@@ -164,4 +167,8 @@ BUDGETS: dict[str, Budget] = {
     "conv2d.weight_gradient.medium_vectors": Budget(
         (152, 168), shared=(8960, 13056), wide="LDG STG LDS STS", main_loop="FFMA", share=(0.8, 0.6)
     ),
+    # --- ahead
+    "ahead._require_finite": Budget(16),
+    # --- conv2d.column_sums
+    "conv2d.column_sums._column_sums": Budget((56, 72), shared=(1024, 2048)),
 }
