@@ -44,6 +44,11 @@ BUDGETS: dict[str, Budget] = {
     "avg_pool.mean_backward": Budget(64),
     "avg_pool.mean_backward_vector": Budget(64, wide="LDG STG"),
     "avg_pool.mean_vector": Budget(64, wide="LDG STG"),
+    # --- conv2d, linear
+    "conv2d.grouped.depthwise": Budget(72, wide="LDG STG"),
+    "conv2d.grouped.grouped": Budget((48, 56)),
+    "conv2d.pack.pack": Budget(24),
+    "conv2d.splits.add_splits": Budget((32, 40)),
     # --- conv2d.tensor_pack
     "conv2d.tensor_correlate.correlate_3xtf32_64": Budget(256, 36864, "LDG STG LDGSTS", "HMMA", 0.22, since=(8, 0)),
     "conv2d.tensor_correlate.correlate_tf32_128": Budget(248, 49152, "LDG STG LDGSTS", "HMMA", 0.28, since=(8, 0)),
