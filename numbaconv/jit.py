@@ -29,7 +29,7 @@ import numba
 from numba import prange
 from numba.core import config as numba_config
 from numba.core import types
-from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 from numba.extending import intrinsic, overload
 
 from .errors import ArgumentError, message
@@ -86,11 +86,26 @@ class _PackageCache(FunctionCache):
         )
 
 
+class _CacheAtFirstUse:
+    """Looks for the cache's directory when a kernel is first called: for all kernels it is a fifth of the import."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    @functools.cached_property
+    def _cache(self) -> Any:
+        try:
+            return _PackageCache(self._function)
+        except (RuntimeError, OSError):
+            return NullCache()  # no place to write: kernels still compile, in every process anew
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+
 def _compile_lazily(function: Callable[..., Any], **flags: Any) -> Any:
     dispatcher = numba.njit(**_FLAGS, **flags)(function)
-    # Without a place to write (no locator) kernels still compile, in every process anew.
-    with contextlib.suppress(RuntimeError, OSError):
-        dispatcher._cache = _PackageCache(function)
+    dispatcher._cache = _CacheAtFirstUse(function)
     _kernels.append(dispatcher)
     return dispatcher
 

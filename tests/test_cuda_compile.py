@@ -149,7 +149,7 @@ def test_reader_of_the_linkers_log():
 
 
 @launch.kernel(threads=64, name="_untidy")
-def _untidy(x: "T*", out: "T*", size: "i32"):  # noqa: F722, UP037
+def _untidy(x: "T*", out: "T*", size: "i32"):
     """A sum of products in float64 over 64-bit divisions, element by element."""
     total = 0.0
     for i in range(size):

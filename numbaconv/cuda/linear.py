@@ -34,7 +34,7 @@ def linear(x: DeviceArray, weight: DeviceArray, bias: DeviceArray | None) -> Dev
     if x.shape[0] == 0:
         return memory.empty((0, weight.shape[0]), x.dtype, x.device)
     problem = _problem(x.shape[0], weight.shape)
-    algorithm = algorithm_for(problem, x, None)
+    algorithm = algorithm_for("linear", problem, x, None)
     packed = algorithm.pack_weight(problem, _as_pixels(weight), bias_of(bias), False)
     return _forward(problem, x, algorithm, packed, False)
 
@@ -50,7 +50,7 @@ class PreparedLinear:
         if x.shape[0] == 0:
             return memory.empty((0, self._weight.shape[0]), x.dtype, x.device)
         problem = _problem(x.shape[0], self._weight.shape)
-        algorithm = algorithm_for(problem, x, None)
+        algorithm = algorithm_for("linear", problem, x, None)
         packed = self._packed.get(algorithm.name)
         if packed is None:  # two threads may both do it: the results are the same
             packed = algorithm.pack_weight(problem, _as_pixels(self._weight), self._bias, True)
@@ -70,7 +70,7 @@ def linear_backward(
         grads = [memory.zeros(size, x.dtype, x.device) if need else None for size, need in sizes]
         return grads[0], grads[1], grads[2]
     problem = _problem(x.shape[0], weight.shape)
-    algorithm = algorithm_for(problem, x, None)
+    algorithm = algorithm_for("linear_backward", problem, x, None)
     pixels = _as_pixels(grad_output)
     grad_input = grad_weight = grad_bias = None
     if needs[0]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ...algorithm import forced
 from ...errors import DeviceError
 from ...shapes import Conv2dProblem
@@ -9,6 +11,7 @@ from .. import memory
 from ..array import DeviceArray
 from ..convert import copy
 from ..layout import channels_last, dense, empty, in_layout, layout_of
+from ..limits import require_32_bit
 from ..precision import tf32_mode
 from ..runtime import runtime
 from .algorithm import Algorithm, Packed
@@ -27,8 +30,13 @@ __all__ = [
 ]
 
 
-def algorithm_for(problem: Conv2dProblem, x: DeviceArray, name: str | None) -> Algorithm:
-    """The algorithm for a problem on arrays like x."""
+def algorithm_for(op: str, problem: Conv2dProblem, x: DeviceArray, name: str | None) -> Algorithm:
+    """The algorithm for a problem on arrays like x; `name` forces one.
+
+    Raises:
+        ShapeError: an array of the problem has more elements than kernels count.
+    """
+    require_32_bit(op, *(math.prod(shape) for shape in problem[:3]))
     return choose(problem, name, str(x.dtype), tf32_mode(), runtime().compute_capability(x.device))
 
 
@@ -36,7 +44,7 @@ def conv2d(problem: Conv2dProblem, x: DeviceArray, weight: DeviceArray, bias: De
     layout = layout_of(x)
     if 0 in problem.output_shape:
         return empty(problem.output_shape, x.dtype, x.device, layout)
-    algorithm = algorithm_for(problem, x, forced())
+    algorithm = algorithm_for("conv2d", problem, x, forced())
     packed = algorithm.pack_weight(problem, weight, bias_of(bias), False)
     return in_layout(algorithm.forward(problem, dense(x), packed, False), layout)
 
@@ -61,7 +69,7 @@ class PreparedConv2d:
         layout = layout or layout_of(x)
         if 0 in problem.output_shape:
             return empty(problem.output_shape, x.dtype, x.device, layout)
-        algorithm = algorithm_for(problem, x, forced())
+        algorithm = algorithm_for("conv2d", problem, x, forced())
         packed = self._packed.get(algorithm.name)
         if packed is None:  # two threads may both do it: the results are the same
             packed = algorithm.pack_weight(problem, self._weight, self._bias, True)
@@ -86,7 +94,7 @@ def conv2d_backward_input(
     layout = layout_of(grad_output)
     if 0 in problem.input_shape:
         return empty(problem.input_shape, weight.dtype, weight.device, layout)
-    algorithm = algorithm_for(problem, grad_output, forced())
+    algorithm = algorithm_for("conv2d_backward_input", problem, grad_output, forced())
     return in_layout(algorithm.backward_input(problem, dense(grad_output), weight, bias_of(bias)), layout)
 
 
@@ -99,7 +107,7 @@ def _backward_weight(
 ) -> tuple[DeviceArray, DeviceArray | None]:
     if 0 in problem.output_shape:
         return memory.zeros(problem.weight_shape, x.dtype, x.device), None
-    algorithm = algorithm_for(problem, x, forced())
+    algorithm = algorithm_for("conv2d_backward_weight", problem, x, forced())
     return algorithm.backward_weight(problem, dense(grad_output), dense(x), needs_bias)
 
 
