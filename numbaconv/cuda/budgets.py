@@ -176,4 +176,12 @@ BUDGETS: dict[str, Budget] = {
     "ahead._require_finite": Budget(16),
     # --- conv2d.column_sums
     "conv2d.column_sums._column_sums": Budget((56, 72), shared=(1024, 2048)),
+    # --- update
+    "update._adam": Budget(56, wide="LDG STG"),
+    "update._clip": Budget(24, float64=True),
+    "update._momentum": Budget((40, 48), wide="LDG STG"),
+    "update._norm": Budget(56, shared=2048),
+    "update._sgd": Budget((32, 40), wide="LDG STG"),
+    "update._squares": Budget((40, 56), shared=2048, float64=True),
+    "update._total": Budget(56, shared=2048),
 }

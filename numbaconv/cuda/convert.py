@@ -101,10 +101,14 @@ def _parts(source: DeviceArray, target: DeviceArray, source_unit: int) -> Iterat
 
 def _split(source: DeviceArray, target: DeviceArray, axes: list[Axis], units: tuple[int, int]) -> Iterator[Part]:
     """The outermost axis is cut up as long as there are too many axes or elements for a kernel."""
-    if len(axes) > _MOST_AXES or math.prod(a.size for a in axes) > LARGEST:
-        for i in range(axes[0].size):
-            offsets = i * axes[0].source * units[0], i * axes[0].target * units[1]
-            yield from _split(source.view((), (), offsets[0]), target.view((), (), offsets[1]), axes[1:], units)
+    inner = math.prod(a.size for a in axes[1:])
+    if len(axes) > _MOST_AXES or (axes and inner * axes[0].size > LARGEST):
+        outer, whole = axes[0], len(axes) <= _MOST_AXES and inner <= LARGEST
+        step = LARGEST // inner if whole else 1  # as many at once as a kernel can count
+        for i in range(0, outer.size, step):
+            parts = source.view((), (), i * outer.source * units[0]), target.view((), (), i * outer.target * units[1])
+            some = [outer._replace(size=min(step, outer.size - i))] if whole else []
+            yield from _split(*parts, some + axes[1:], units)
         return
     firsts = [sum(-a[k] * (a.size - 1) for a in axes if a[k] < 0) for k in (1, 2)]
     lowest = source.view((), (), -firsts[0] * units[0]), target.view((), (), -firsts[1] * units[1])
