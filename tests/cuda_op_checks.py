@@ -191,6 +191,7 @@ def check_batch_norm(sizes, rng, dtype):
         ((2, 4 * sizes.integer(1, 9), *sides), ("channels_last",)),
         ((3, sizes.integer(1, 3), sides[0], 4 * sides[1]), ("dense",)),
         ((sizes.integer(2, 4), 3, *sides), ("strided", "reversed", "channels_last")),
+        ((2, 3, 3, 3), ("dense",)),  # no vectors either way
     ):
         x = sizes.choice((1, 300)) + 2 * random_array(rng, shape, dtype)
         g, statistics = random_array(rng, shape, dtype), arguments(rng, shape[1], dtype)
