@@ -116,7 +116,7 @@ def test_ctrl_c_and_resume(example, directory, tmp_path, capsys, monkeypatch):
     ("arguments", "said"),
     [
         (["--data", "nowhere"], "error: read_mnist: the directory must hold train-images-idx3-ubyte"),
-        (["--device", "cuda"], "the cuda backend is not available here"),
+        (["--device", "cuda"], 'pip install "numbaconv[cuda13]"'),
         (["--device", "tpu"], "device must be one of cpu, cuda"),
         (["--threads", "0"], "threads must be an int from 1 to"),
         (["--epochs", "-1"], "epochs must be at least 0"),

@@ -10,12 +10,12 @@ LARGEST = 2**31 - 1024  # the numbers of the last block's idle threads are below
 
 
 def require_32_bit(op: str, *arrays: Any) -> None:
-    """Refuses arrays (or counts, as ints) of 2^31 elements and more; None is passed over.
+    """Refuses arrays (or counts, as ints) of more than `LARGEST` elements; None is passed over.
 
     Raises:
         ShapeError: says how many elements there are.
     """
     sizes = [getattr(a, "size", a) for a in arrays if a is not None]
     if max(sizes, default=0) > LARGEST:
-        rule = "on a GPU this takes arrays of less than 2^31 elements"
+        rule = f"on a GPU this takes arrays of at most 2^31 - 1024 = {LARGEST} elements"
         raise ShapeError(message(op, rule, "Use a smaller batch, or several.", elements=max(sizes)))
