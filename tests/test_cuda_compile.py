@@ -55,16 +55,16 @@ def over_budget(budget, kernel, dtype, cc, code):
 
 
 def combinations():
-    """Kernel x element type x architecture. Without --full: main loops on sm_80, and of each module one kernel more."""
-    modules = set()
+    """Kernel x element type x architecture. Without --full: of each module one kernel, with a main loop if any has."""
+    chosen: dict[str, str] = {}
+    for name in sorted(KERNELS, key=lambda name: not BUDGETS.get(name, Budget(0)).main_loop):
+        chosen.setdefault(name.rpartition(".")[0], name)
+    turns = {name: turn for turn, name in enumerate(sorted(chosen.values()))}
     for name, kernel in KERNELS.items():
         budget = BUDGETS.get(name, Budget(0))
-        module = name.rpartition(".")[0]
-        quick = {("float32", (8, 0))} if budget.main_loop else set()
-        if module not in modules and not budget.main_loop:
-            turn = len(modules)
-            modules.add(module)
-            quick.add((str(kernel.dtypes[turn % len(kernel.dtypes)]), cubin.ARCHITECTURES[turn % 5]))
+        turn = 0 if budget.main_loop else turns.get(name, 0)
+        cc = (8, 0) if budget.main_loop else cubin.ARCHITECTURES[turn % 5]
+        quick = {(str(kernel.dtypes[turn % len(kernel.dtypes)]), max(cc, budget.since))} if name in turns else set()
         for dtype in map(str, kernel.dtypes):
             for cc in cubin.ARCHITECTURES:
                 if cc >= budget.since:

@@ -454,10 +454,10 @@ def test_more_elements_than_int32_counts_are_refused():
     with launch.use(InterpreterRuntime((8, 0))):
         weight = to_device(np.ones((4, 4, 3, 3), np.float32), "cuda")
         huge = DeviceArray(weight.address, (1, 4, 1 << 15, 1 << 15), weight.dtype, 0, weight.owner)
-        with pytest.raises(ShapeError, match=r"^conv2d: on a GPU this takes arrays of less than 2\^31 elements"):
+        with pytest.raises(ShapeError, match=r"^conv2d: on a GPU this takes arrays of at most"):
             functional.conv2d(huge, weight)
         rows = DeviceArray(weight.address, (1 << 29, 4), weight.dtype, 0, weight.owner)
-        with pytest.raises(ShapeError, match=r"^linear: on a GPU this takes arrays of less than 2\^31 elements"):
+        with pytest.raises(ShapeError, match=r"^linear: on a GPU this takes arrays of at most"):
             functional.linear(rows, to_device(np.ones((4, 4), np.float32), "cuda"))
 
 
