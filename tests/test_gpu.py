@@ -110,7 +110,9 @@ def fit(model, samples, **options):
     return train.fit(model, *samples, **{"epochs": 2, "batch_size": 64, "optimizer": optimizer, **options})
 
 
-@pytest.mark.parametrize("make", [make_model, lambda: lenet5(rng=0), lambda: make_model(0.3)], ids=["digits", "lenet5", "dropout"])
+@pytest.mark.parametrize(
+    "make", [make_model, lambda: lenet5(rng=0), lambda: make_model(0.3)], ids=["digits", "lenet5", "dropout"]
+)
 def test_fit_equals_the_cpus(make, samples, gpu):
     here, there = make(), make()
     expected = fit(here, samples, epochs=1)
