@@ -109,7 +109,7 @@ def calls(monkeypatch):
 
     filled = {
         "relu": lambda x: StandInArray(np.maximum(x.data, 0)),
-        "conv2d": lambda problem, x, weight, bias: StandInArray(np.full(problem.output_shape, 7, x.dtype)),
+        "conv2d": lambda problem, x, weight, bias, relu: StandInArray(np.full(problem.output_shape, 7, x.dtype)),
         "to_device": lambda x, index: StandInArray(x),
         "to_host": lambda x: x.data,
     }
@@ -131,12 +131,13 @@ def test_shapes_are_checked_above_every_backend(calls):
     x, weight = StandInArray(np.ones((2, 4, 7, 8), "f4")), StandInArray(np.ones((6, 4, 3, 3), "f4"))
     result = functional.conv2d(x, weight, stride=2)
     assert result.shape == (2, 6, 3, 3)
-    name, (problem, got_x, got_weight, bias) = calls[0]
+    name, (problem, got_x, got_weight, bias, relu) = calls[0]
     assert name == "conv2d"
     assert (problem.stride, problem.output_shape) == ((2, 2), (2, 6, 3, 3))
     assert got_x is x
     assert got_weight is weight
     assert bias is None
+    assert relu is False
     with pytest.raises(ValueError, match="groups must divide"):
         functional.conv2d(x, weight, groups=3)
     with pytest.raises(DTypeError, match="one dtype"):

@@ -216,7 +216,7 @@ def test_three_steps_of_lenet5(capability, rng):
 # --- launches and allocations -------------------------------------------------------------------------------
 
 
-LAUNCHES, MOST_LAUNCHES = 47, 40  # what there are, and what there should be at most
+LAUNCHES, MOST_LAUNCHES = 41, 40  # what there are, and what there should be at most
 
 
 def steady_counts(recorder, **options):

@@ -66,6 +66,26 @@ def test_max_pool2d(case, order, dtype, rng):
 
 
 @pytest.mark.reduced
+@each_case
+@each_order
+@each_dtype
+def test_max_pool2d_of_relu(case, order, dtype, rng):
+    """One pass for both: the output, and the gradient that passes neither where the maximum is not positive."""
+    x = LAYOUTS[order](few_values(rng, case.x, dtype) - 1)
+    expected, places = max_loops(x, case)
+    options = {**case.options, "dilation": case.dilation, "relu": True}
+    y, indices = functional.max_pool2d(x, case.kernel_size, return_indices=True, **options)
+    np.testing.assert_array_equal(y, np.maximum(expected, 0))
+    np.testing.assert_array_equal(functional.max_pool2d(x, case.kernel_size, **options), y)
+    np.testing.assert_array_equal(indices, np.where(expected <= 0, -1, places))
+    grad_output = LAYOUTS[order](random_array(rng, y.shape, dtype))
+    with Unchanged(grad_output, indices):
+        grad = functional.max_pool2d_backward(grad_output, indices, case.x, case.kernel_size, **options)
+    passed = np.where(expected <= 0, 0, grad_output)
+    assert_close(grad, max_backward_loops(passed, places, case.x), dtype)
+
+
+@pytest.mark.reduced
 @each_plain_case
 @each_order
 @each_dtype

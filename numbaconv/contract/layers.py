@@ -23,8 +23,11 @@ class BatchNormResult(NamedTuple):
 # --- convolution and linear -------------------------------------------------------------------------------
 
 
-def conv2d(problem: Conv2dProblem, x: Array, weight: Array, bias: Array | None) -> Array:
-    """output[n,k,p,q] = bias[k] + sum over c,r,s of x[n,c,p*stride+r*dilation-pad,...] * weight[k,c,r,s]."""
+def conv2d(problem: Conv2dProblem, x: Array, weight: Array, bias: Array | None, relu: bool = False) -> Array:
+    """output[n,k,p,q] = bias[k] + sum over c,r,s of x[n,c,p*stride+r*dilation-pad,...] * weight[k,c,r,s].
+
+    With `relu` max(output, 0).
+    """
     raise NotImplementedError
 
 
@@ -65,8 +68,8 @@ def explain(problem: Conv2dProblem) -> str:
     raise NotImplementedError
 
 
-def linear(x: Array, weight: Array, bias: Array | None) -> Array:
-    """x (M, in) times weight (out, in) transposed, plus bias (out,): (M, out)."""
+def linear(x: Array, weight: Array, bias: Array | None, relu: bool = False) -> Array:
+    """x (M, in) times weight (out, in) transposed, plus bias (out,): (M, out); with `relu` max(result, 0)."""
     raise NotImplementedError
 
 
@@ -148,13 +151,18 @@ def silu_backward(grad_output: Array, x: Array) -> Array:
 # --- pooling ----------------------------------------------------------------------------------------------
 
 
-def max_pool2d(problem: Pool2dProblem, x: Array, return_indices: bool) -> tuple[Array, Array | None]:
-    """(output, indices): int32 positions h * W + w of each maximum (the first; a NaN wins), or None."""
+def max_pool2d(
+    problem: Pool2dProblem, x: Array, return_indices: bool, relu: bool = False
+) -> tuple[Array, Array | None]:
+    """(output, indices): int32 positions h * W + w of each maximum (the first; a NaN wins), or None.
+
+    With `relu` max(output, 0), and an index of -1 where the output is 0.
+    """
     raise NotImplementedError
 
 
-def max_pool2d_backward(problem: Pool2dProblem, grad_output: Array, indices: Array) -> Array:
-    """grad_input: each gradient added at its index."""
+def max_pool2d_backward(problem: Pool2dProblem, grad_output: Array, indices: Array, relu: bool = False) -> Array:
+    """grad_input: each gradient added at its index; with `relu` none at -1."""
     raise NotImplementedError
 
 

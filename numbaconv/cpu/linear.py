@@ -13,7 +13,7 @@ import functools
 import numpy as np
 
 from ..shapes import Conv2dProblem
-from . import linear_unpacked
+from . import activation, linear_unpacked
 from .conv2d import direct, pointwise
 from .conv2d.weight_gradient import weight_gradient
 from .correlate import correlate
@@ -33,26 +33,26 @@ def _as_pixels(x: np.ndarray) -> np.ndarray:
     return contiguous(x)[None, None].transpose(0, 3, 1, 2)
 
 
-def _product(rows: np.ndarray, columns: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+def _product(rows: np.ndarray, columns: np.ndarray, bias: np.ndarray | None, relu: bool = False) -> np.ndarray:
     """rows (M, features) times columns (N, features) transposed: (M, N). The columns are packed."""
     problem = _problem(rows.shape[0], columns.shape)
     packed = pointwise.pack_weight(problem, columns[:, :, None, None], bias, False)
-    out = pointwise.forward(problem, _as_pixels(rows), packed, False)
+    out = pointwise.forward(problem, _as_pixels(rows), packed, relu)
     return out.transpose(0, 2, 3, 1).reshape(rows.shape[0], columns.shape[0])
 
 
-def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, relu: bool = False) -> np.ndarray:
     if linear_unpacked.pays(x.shape[0], weight.shape):
-        return linear_unpacked.linear(x, weight, bias)
+        return linear_unpacked.linear(x, weight, bias, relu)
     if x.shape[0] >= weight.shape[0]:
-        return _product(x, weight, bias)
+        return _product(x, weight, bias, relu)
     out = empty((x.shape[0], weight.shape[0]), x.dtype)
     transposed = _product(weight, x, None).T if x.shape[0] else out
     if bias is None:
         np.copyto(out, transposed)
     else:
         np.add(transposed, bias, out=out)
-    return out
+    return activation.relu(out) if relu else out
 
 
 class PreparedLinear:

@@ -36,18 +36,19 @@ def pays_backward(rows: int, weight_shape: tuple[int, int]) -> bool:
     return 0 < rows <= MOST and outputs >= WIDE_ROWS and inputs >= VECTOR_BYTES // 4 * WIDE_VECTORS
 
 
-def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, relu: bool) -> np.ndarray:
     outputs, inputs = weight.shape
     out = empty((x.shape[0], outputs), x.dtype)
     work_ns = weight.size * (0.1 + 0.02 * x.shape[0])
     first = out if bias is None else bias
-    args = flat_contiguous(x), flat_contiguous(weight), flat_contiguous(first), bias is not None, out.reshape(-1)
-    launch(_dots, _dots_parallel, -(-outputs // _OUTPUTS), work_ns, *args, outputs, inputs)
+    arrays = flat_contiguous(x), flat_contiguous(weight), flat_contiguous(first), out.reshape(-1)
+    tasks = -(-outputs // _OUTPUTS)
+    launch(_dots, _dots_parallel, tasks, work_ns, *arrays, bias is not None, relu, outputs, inputs)
     return out
 
 
 @kernel
-def _dots(first, end, x, weight, bias, has_bias, out, outputs, inputs):
+def _dots(first, end, x, weight, bias, out, has_bias, relu, outputs, inputs):
     """Task: some outputs, of all samples."""
     never_inline()
     rows = out.size // outputs
@@ -75,13 +76,18 @@ def _dots(first, end, x, weight, bias, has_bias, out, outputs, inputs):
                 for m in range(rows):
                     for k in range(o, o + columns):
                         out[m * outputs + k] += bias[k]
+            if relu:
+                for m in range(rows):
+                    for k in range(o, o + columns):
+                        if out[m * outputs + k] <= 0:  # NaN is not: it passes
+                            out[m * outputs + k] = 0
             o += columns
 
 
 @parallel_kernel
-def _dots_parallel(first, end, x, weight, bias, has_bias, out, outputs, inputs):
+def _dots_parallel(first, end, x, weight, bias, out, has_bias, relu, outputs, inputs):
     for task in prange(first, end):
-        _dots(task, task + 1, x, weight, bias, has_bias, out, outputs, inputs)
+        _dots(task, task + 1, x, weight, bias, out, has_bias, relu, outputs, inputs)
 
 
 def grad_input(grad_output: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ def _tap_table(size: int, output_size: int, kernel_size: int, stride: int, paddi
     return table
 
 
-def max_pool2d(problem: Pool2dProblem, x, return_indices):
+def max_pool2d(problem: Pool2dProblem, x, return_indices, relu=False):
     x = dense(x)
     outer, inner = planes(x)
     (_, _, h, w), (_, _, p, q) = problem.input_shape, problem.output_shape
@@ -53,14 +53,14 @@ def max_pool2d(problem: Pool2dProblem, x, return_indices):
         sizes = h, w, p, q, inner
         work = out.size * (0.4 + taps * 0.1)
         launch(
-            _max_windows, _max_windows_parallel, outer * p, work, *arrays, return_indices, sizes, problem.dilation,
-            *windows,
+            _max_windows, _max_windows_parallel, outer * p, work, *arrays, return_indices, relu, sizes,
+            problem.dilation, *windows,
         )  # fmt: skip
     else:
         tasks, rows_per_task = tasks_of(outer * p, q * inner * taps, inner)
         launch(
             _max_pool2d, _max_pool2d_parallel, tasks, out.size * taps * 0.7, *arrays,
-            return_indices, rows_per_task, (h, w, p, q), inner, problem.stride, *_tap_tables(problem),
+            return_indices, relu, rows_per_task, (h, w, p, q), inner, problem.stride, *_tap_tables(problem),
         )  # fmt: skip
     return out, indices if return_indices else None
 
@@ -86,6 +86,16 @@ def _windows(problem: Pool2dProblem) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 @inline
+def _positive(out, indices, start, count, with_indices):
+    """ReLU of outputs; the indices of those it takes away become -1."""
+    for i in range(count):
+        value = out[at(start + i)]
+        out[at(start + i)] = 0 if value <= 0 else value  # NaN <= 0 is False: NaN passes
+        if with_indices:
+            indices[at(start + i)] = np.int32(-1) if value <= 0 else indices[at(start + i)]
+
+
+@inline
 def _one_by_one(
     x, start, rows, row_pitch, columns, column_pitch, out, to, channels, indices, place, row_places, column_places,
     with_indices,
@@ -104,7 +114,7 @@ def _one_by_one(
 
 
 @kernel
-def _max_windows(first, end, x, out, indices, with_indices, sizes, dilation, row_windows, column_windows):
+def _max_windows(first, end, x, out, indices, with_indices, relu, sizes, dilation, row_windows, column_windows):
     """Channels-last. Task: one row of outputs."""
     never_inline()
     height, width, out_height, out_width, channels = sizes
@@ -149,17 +159,21 @@ def _max_windows(first, end, x, out, indices, with_indices, sizes, dilation, row
                     window_maximum(x, start + last, rows, row_pitch, columns, column_pitch, out, to + last, indices,
                                    0, 0, 0, 0, 1)  # fmt: skip
                 c += lanes
+        if relu:
+            _positive(out, indices, task * out_width * channels, out_width * channels, with_indices)
 
 
 @parallel_kernel
-def _max_windows_parallel(first, end, x, out, indices, with_indices, sizes, dilation, row_windows, column_windows):
+def _max_windows_parallel(
+    first, end, x, out, indices, with_indices, relu, sizes, dilation, row_windows, column_windows
+):  # fmt: skip
     for task in prange(first, end):
-        _max_windows(task, task + 1, x, out, indices, with_indices, sizes, dilation, row_windows, column_windows)
+        _max_windows(task, task + 1, x, out, indices, with_indices, relu, sizes, dilation, row_windows, column_windows)
 
 
 @kernel
 def _max_pool2d(
-    first, end, x, out, indices, with_indices, rows_per_task, sizes, inner, stride, row_taps, column_taps
+    first, end, x, out, indices, with_indices, relu, rows_per_task, sizes, inner, stride, row_taps, column_taps
 ):  # fmt: skip
     """Taps outermost, over one row of outputs, which stays in the first-level cache."""
     never_inline()
@@ -192,6 +206,10 @@ def _max_pool2d(
                             _take_larger_at(x, source, step, out, indices, target, count, place, place_step)
                         else:
                             _take_larger(x, source, step, out, target, count)
+            if relu:
+                for column in range(1 if inner == lanes else out_width):
+                    count = out_width * inner if inner == lanes else lanes
+                    _positive(out, indices, out_row + column * inner, count, with_indices)
 
 
 @inline
@@ -214,25 +232,38 @@ def _take_larger_at(x, source, step, out, indices, target, count, place, place_s
 
 @parallel_kernel
 def _max_pool2d_parallel(
-    first, end, x, out, indices, with_indices, rows_per_task, sizes, inner, stride, row_taps, column_taps
+    first, end, x, out, indices, with_indices, relu, rows_per_task, sizes, inner, stride, row_taps, column_taps
 ):  # fmt: skip
     for task in prange(first, end):
         _max_pool2d(
-            task, task + 1, x, out, indices, with_indices, rows_per_task, sizes, inner, stride, row_taps, column_taps
+            task,
+            task + 1,
+            x,
+            out,
+            indices,
+            with_indices,
+            relu,
+            rows_per_task,
+            sizes,
+            inner,
+            stride,
+            row_taps,
+            column_taps,
         )
 
 
 _GATHERED = 32  # channels: of fewer, the scatter is as quick
+_COUNTED = 1 << 16  # indices of a task
 
 
-def max_pool2d_backward(problem: Pool2dProblem, grad_output, indices):
+def max_pool2d_backward(problem: Pool2dProblem, grad_output, indices, relu=False):
     grad_output = dense(grad_output)
     outer, inner = planes(grad_output)
     out = empty(problem.input_shape, grad_output.dtype, layout_of(grad_output))
-    if problem.dilation == (1, 1) and inner >= _GATHERED and _gather(problem, grad_output, indices, out):
+    if problem.dilation == (1, 1) and inner >= _GATHERED and _gather(problem, grad_output, indices, relu, out):
         return out
     pixels = problem.input_shape[2] * problem.input_shape[3]
-    indices = match(_checked(indices, pixels), grad_output)
+    indices = match(_checked(indices, pixels, relu), grad_output)
     tasks = outer * -(-inner // _SCATTER_LANES)
     arrays = flat(grad_output), flat(indices), flat(out)
     work = grad_output.size * 1.5 + out.size * 0.2
@@ -240,17 +271,44 @@ def max_pool2d_backward(problem: Pool2dProblem, grad_output, indices):
     return out
 
 
-def _gather(problem: Pool2dProblem, grad_output: np.ndarray, indices: np.ndarray, out: np.ndarray) -> bool:
+def _gather(problem: Pool2dProblem, grad_output: np.ndarray, indices: np.ndarray, relu: bool, out: np.ndarray) -> bool:
     """Fills channels-last `out`; False if not every gradient found its place."""
     if indices.dtype != np.int32:
         return False
     (n, c, h, w), (_, _, p, q) = problem.input_shape, problem.output_shape
+    indices = match(indices, grad_output)
+    wanted = _places(flat(indices)) if relu else grad_output.size
     matches = scratch("pool matches", n * h, np.dtype(np.int64))
-    arrays = flat(grad_output), flat(match(indices, grad_output)), flat(out), matches
+    arrays = flat(grad_output), flat(indices), flat(out), matches
     launch(
         _gather_windows, _gather_windows_parallel, n * h, out.size * 0.7, *arrays, (h, w, p, q, c), *_covering(problem)
     )
-    return int(matches.sum()) == grad_output.size
+    return int(matches.sum()) == wanted
+
+
+def _places(indices: np.ndarray) -> int:
+    """How many indices are not -1."""
+    tasks = -(-indices.size // _COUNTED)
+    counts = scratch("pool places", tasks, np.dtype(np.int64))
+    launch(_count_places, _count_places_parallel, tasks, indices.size * 0.1, indices, counts)
+    return int(counts.sum())
+
+
+@kernel
+def _count_places(first, end, indices, counts):
+    never_inline()
+    for task in range(first, end):
+        part = indices[task * _COUNTED : (task + 1) * _COUNTED]
+        nowhere = np.int32(0)
+        for i in range(part.size):
+            nowhere += np.int32(part[i] == -1)
+        counts[task] = part.size - nowhere
+
+
+@parallel_kernel
+def _count_places_parallel(first, end, indices, counts):
+    for task in prange(first, end):
+        _count_places(task, task + 1, indices, counts)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -305,13 +363,13 @@ def _gather_windows_parallel(first, end, grad, indices, out, matches, sizes, row
         _gather_windows(task, task + 1, grad, indices, out, matches, sizes, row_windows, column_windows)
 
 
-def _checked(indices: np.ndarray, pixels: int) -> np.ndarray:
-    """`indices` as int32. The scatter writes where they say, so each must be a pixel."""
-    if indices.size and (indices.min() < 0 or indices.max() >= pixels):
+def _checked(indices: np.ndarray, pixels: int, relu: bool) -> np.ndarray:
+    """`indices` as int32. The scatter writes where they say, so each must be a pixel, or with `relu` -1: nowhere."""
+    if indices.size and (indices.min() < (-1 if relu else 0) or indices.max() >= pixels):
         raise ArgumentError(
             message(
                 "max_pool2d_backward",
-                f"indices must be from 0 to H * W - 1 = {pixels - 1}",
+                f"indices must be from {-1 if relu else 0} to H * W - 1 = {pixels - 1}",
                 "Pass what max_pool2d returned for this input_shape.",
                 smallest=int(indices.min()),
                 largest=int(indices.max()),
@@ -337,12 +395,14 @@ def _max_pool2d_backward(first, end, grad_output, indices, out, pixels, inner):
         source = plane * outputs * inner + lane
         if inner == 1:
             for i in range(source, source + outputs):
-                out[at(target + indices[at(i)])] += grad_output[at(i)]
+                if indices[at(i)] >= 0:
+                    out[at(target + indices[at(i)])] += grad_output[at(i)]
         else:
             for j in range(outputs):
                 for c in range(lanes):
                     i = source + j * inner + c
-                    out[at(target + indices[at(i)] * inner + c)] += grad_output[at(i)]
+                    if indices[at(i)] >= 0:
+                        out[at(target + indices[at(i)] * inner + c)] += grad_output[at(i)]
 
 
 @parallel_kernel

@@ -30,13 +30,13 @@ def _forward(problem, x, algorithm, packed, relu):
     return algorithm.forward(problem, _as_pixels(x), packed, relu).reshape(x.shape[0], problem.weight_shape[0])
 
 
-def linear(x: DeviceArray, weight: DeviceArray, bias: DeviceArray | None) -> DeviceArray:
+def linear(x: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, relu: bool = False) -> DeviceArray:
     if x.shape[0] == 0:
         return memory.empty((0, weight.shape[0]), x.dtype, x.device)
     problem = _problem(x.shape[0], weight.shape)
     algorithm = algorithm_for("linear", problem, x, None)
     packed = algorithm.pack_weight(problem, _as_pixels(weight), bias_of(bias), False)
-    return _forward(problem, x, algorithm, packed, False)
+    return _forward(problem, x, algorithm, packed, relu)
 
 
 class PreparedLinear:

@@ -33,12 +33,13 @@ from .limits import require_32_bit
 
 _INT32 = np.dtype(np.int32)
 _LOWEST = -math.inf
+_WITH_INDICES, _RELU = 1, 2
 
 # Indices by the memory they lie on: (problem, address, strides).
 _made: weakref.WeakKeyDictionary[Any, tuple[Any, ...]] = weakref.WeakKeyDictionary()
 
 
-def max_pool2d(problem: Pool2dProblem, x, return_indices):
+def max_pool2d(problem: Pool2dProblem, x, return_indices, relu=False):
     x = dense(x, any_address=True)
     _, inner = planes(x)
     (_, _, h, w), (_, _, p, q) = problem.input_shape, problem.output_shape
@@ -47,7 +48,8 @@ def max_pool2d(problem: Pool2dProblem, x, return_indices):
     require_32_bit("max_pool2d", x, out)
     run, lanes = _MAXIMUM.chosen(inner, x)
     size = out.size // lanes
-    launch(run, x.dtype, blocks_for(size, run), x, out, indices or out, int(return_indices), size,
+    flags = (_WITH_INDICES if return_indices else 0) | (_RELU if relu else 0)
+    launch(run, x.dtype, blocks_for(size, run), x, out, indices or out, flags, size,
            *divisor(inner // lanes), *divisor(q), *divisor(p), h, w, *problem.kernel_size, *problem.stride,
            *problem.padding, *problem.dilation)  # fmt: skip
     if indices is not None:
@@ -75,10 +77,20 @@ def _place_of_larger(value, best, here, place):
     return int32(here) if value > best or value != value or place < 0 else place
 
 
+@inline
+def _positive(best):
+    return T(0) if best <= T(0) else best  # NaN <= 0 is False: NaN passes
+
+
+@inline
+def _place_if_positive(place, best):
+    return int32(-1) if best <= T(0) else place
+
+
 def _maximum(like, name):
     @kernel(threads=256, blocks_per_sm=4, name=name)
     def run(
-        x: "T*", out: "T*", indices: "i32*", with_indices: "i32", size: "i32",
+        x: "T*", out: "T*", indices: "i32*", flags: "i32", size: "i32",
         inner: "i32", inner_multiplier: "u32", inner_shift: "u32",
         out_width: "i32", width_multiplier: "u32", width_shift: "u32",
         out_height: "i32", height_multiplier: "u32", height_shift: "u32",
@@ -103,8 +115,10 @@ def _maximum(like, name):
                             value = load_lanes(x, at, like)
                             place = map_vector(_place_of_larger, (value, best, here, place))
                             best = map_vector(_larger, (value, best))
+            if flags & _RELU:
+                place, best = map_vector(_place_if_positive, (place, best)), map_vector(_positive, (best,))
             store_lanes(out, i * len(like), best)
-            if with_indices != 0:
+            if flags & _WITH_INDICES:
                 store_lanes(indices, i * len(like), place)
 
     return run
@@ -113,13 +127,13 @@ def _maximum(like, name):
 _MAXIMUM = Twin(_maximum)
 
 
-def max_pool2d_backward(problem: Pool2dProblem, grad_output, indices):
+def max_pool2d_backward(problem: Pool2dProblem, grad_output, indices, relu=False):
     grad_output = dense(grad_output, any_address=True)
     _, inner = planes(grad_output)
     (_, _, h, w), (_, _, p, q) = problem.input_shape, problem.output_shape
     require_32_bit("max_pool2d_backward", math.prod(problem.input_shape), grad_output)
     if _made.get(indices.owner) != (problem, indices.address, indices.strides):
-        return _scattered(problem, grad_output, indices)
+        return _scattered(problem, grad_output, indices, relu)
     indices = match(indices, grad_output, any_address=True)
     out = empty(problem.input_shape, grad_output.dtype, grad_output.device, layout_of(grad_output))
     run, lanes = _MAXIMUM_BACKWARD.chosen(inner, grad_output)
@@ -198,7 +212,7 @@ _MAXIMUM_BACKWARD = Twin(_maximum_backward)
 # --- indices of others ------------------------------------------------------------------------------------
 
 
-def _scattered(problem: Pool2dProblem, grad_output: DeviceArray, indices: DeviceArray) -> DeviceArray:
+def _scattered(problem: Pool2dProblem, grad_output: DeviceArray, indices: DeviceArray, relu: bool) -> DeviceArray:
     n, c, h, w = problem.input_shape
     device = grad_output.device
     if grad_output.c_contiguous:
@@ -213,7 +227,7 @@ def _scattered(problem: Pool2dProblem, grad_output: DeviceArray, indices: Device
         return ArgumentError(
             message(
                 "max_pool2d_backward",
-                f"indices must be from 0 to H * W - 1 = {h * w - 1}",
+                f"indices must be from {-1 if relu else 0} to H * W - 1 = {h * w - 1}",
                 "Pass what max_pool2d returned for this input_shape.",
                 **{f"indices[{where}]": value},
             )
@@ -223,14 +237,14 @@ def _scattered(problem: Pool2dProblem, grad_output: DeviceArray, indices: Device
         indices, threads = match(to_int32(indices), grad_output, any_address=True), outer * inner
         errors = errorword.words(device), errorword.expect(device, describe)
         launch(_scatter, out.dtype, blocks_for(threads, _scatter), grad_output, indices, out, threads,
-               *divisor(inner), outputs, h * w, *errors)  # fmt: skip
+               *divisor(inner), outputs, h * w, -1 if relu else 0, *errors)  # fmt: skip
     return out
 
 
 @kernel(threads=64)
 def _scatter(
     grad_output: "T*", indices: "i32*", out: "T*", size: "i32",
-    inner: "i32", inner_multiplier: "u32", inner_shift: "u32", outputs: "i32", pixels: "i32",
+    inner: "i32", inner_multiplier: "u32", inner_shift: "u32", outputs: "i32", pixels: "i32", least: "i32",
     errors: "i64*", slot: "i32",
 ):  # fmt: skip
     """One channel of one image, in the order of the outputs."""
@@ -243,5 +257,5 @@ def _scatter(
             if 0 <= index < pixels:
                 to = int32((plane * pixels + index) * inner + lane)
                 out[to] += grad_output[at]
-            else:
+            elif index != least:  # -1, if that may be; else it is a position, and not here
                 report(errors, slot, i * outputs + j, index)

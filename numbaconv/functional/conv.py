@@ -25,6 +25,7 @@ def conv2d(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
+    relu: bool = False,
 ) -> Array:
     """2-D cross-correlation, the "convolution" of neural networks.
 
@@ -35,6 +36,7 @@ def conv2d(
         stride, padding, dilation: see the module. ``"same"`` gives ceil(size / stride) outputs, the odd element of
             padding after.
         groups: how many independent groups the channels are cut into.
+        relu: whether the results are max(result, 0), which costs no pass of its own.
 
     Returns:
         (N, K, P, Q), or (K, P, Q), in the layout of x:
@@ -49,7 +51,7 @@ def conv2d(
         x = x[None]
     bias_shape = None if bias is None else bias.shape
     problem = conv2d_problem(x.shape, weight.shape, bias_shape, stride, padding, dilation, groups)
-    out = backend.conv2d(problem, x, weight, bias)
+    out = backend.conv2d(problem, x, weight, bias, bool(relu))
     return out if is_batch else out[0]
 
 

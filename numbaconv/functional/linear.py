@@ -11,13 +11,14 @@ from ..errors import ShapeError, message
 Array = Any
 
 
-def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+def linear(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = False) -> Array:
     """x times weight transposed, plus bias.
 
     Args:
         x: (..., in_features), float32 or float64, any strides.
         weight: (out_features, in_features), of x's dtype.
         bias: (out_features,) or None.
+        relu: whether the results are max(result, 0).
 
     Returns:
         (..., out_features).
@@ -28,8 +29,8 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     backend, x, weight, bias = enter("linear", x=x, weight=weight, bias=bias)
     check_linear("linear", x, weight, bias)
     if x.ndim == 2:
-        return backend.linear(x, weight, bias)
-    return backend.linear(rows(backend, x), weight, bias).reshape(*x.shape[:-1], weight.shape[0])
+        return backend.linear(x, weight, bias, bool(relu))
+    return backend.linear(rows(backend, x), weight, bias, bool(relu)).reshape(*x.shape[:-1], weight.shape[0])
 
 
 def linear_backward(

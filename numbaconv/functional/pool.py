@@ -28,6 +28,7 @@ def max_pool2d(
     dilation: int | Pair = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
+    relu: bool = False,
 ) -> Array | tuple[Array, Array]:
     """Largest element of each window.
 
@@ -37,10 +38,11 @@ def max_pool2d(
             `kernel_size`; `padding` is at most half of it, and never the maximum.
         ceil_mode: round output sizes up.
         return_indices: also return where the maxima are; `max_pool2d_backward` needs it.
+        relu: give max(result, 0), which is the pooling of ``relu(x)`` in one pass instead of two.
 
     Returns:
         (N, C, P, Q), or that and int32 positions h * W + w of the same shape: the first of equal maxima; a NaN counts
-        as the largest.
+        as the largest. With `relu` the position is -1 where the result is 0: no gradient flows back from there.
 
     Raises:
         ShapeError, ArgumentError: with the rule that is broken.
@@ -49,7 +51,7 @@ def max_pool2d(
     backend, x = enter(op, x=x)
     shape = _batch_of(op, x.shape)
     problem = _max_pool_problem(op, shape, kernel_size, stride, padding, dilation, ceil_mode)
-    output, indices = backend.max_pool2d(problem, x.reshape(shape), bool(return_indices))
+    output, indices = backend.max_pool2d(problem, x.reshape(shape), bool(return_indices), bool(relu))
     if len(x.shape) == 3:
         output, indices = output[0], indices[0] if return_indices else None
     return (output, indices) if return_indices else output
@@ -65,6 +67,7 @@ def max_pool2d_backward(
     padding: int | Pair = 0,
     dilation: int | Pair = 1,
     ceil_mode: bool = False,
+    relu: bool = False,
 ) -> Array:
     """Vector-Jacobian product of `max_pool2d`.
 
@@ -72,14 +75,14 @@ def max_pool2d_backward(
         grad_output: gradient of the output, (N, C, P, Q) or (C, P, Q).
         indices: what the forward call returned; integers of grad_output's shape.
         input_shape: of the forward's x.
-        kernel_size, stride, padding, dilation, ceil_mode: as in the forward call.
+        kernel_size, stride, padding, dilation, ceil_mode, relu: as in the forward call.
 
     Returns:
-        input_shape: each gradient added at its index, zero elsewhere.
+        input_shape: each gradient added at its index, zero elsewhere. With `relu` those with index -1 are left out.
 
     Raises:
         ShapeError: if grad_output or indices have not the shape of the output.
-        ArgumentError: if an index is not a position in H x W.
+        ArgumentError: if an index is not a position in H x W (nor, with `relu`, -1).
         DTypeError: if indices are not integers.
     """
     op = "max_pool2d_backward"
@@ -90,7 +93,7 @@ def max_pool2d_backward(
     require_same_shape(op, "grad_output", grad_output.shape, "output", problem.output_shape[4 - len(input_shape) :])
     require_same_shape(op, "indices", indices.shape, "grad_output", grad_output.shape)
     grad_output, indices = (a.reshape(problem.output_shape) for a in (grad_output, indices))
-    grad_input = backend.max_pool2d_backward(problem, grad_output, indices)
+    grad_input = backend.max_pool2d_backward(problem, grad_output, indices, bool(relu))
     return grad_input.reshape(input_shape)
 
 

@@ -18,9 +18,12 @@ class InputContext(NamedTuple):
 
 
 class OutputContext(NamedTuple):
-    """Of an activation whose gradient follows from the output (which the next layer keeps anyway)."""
+    """Of an activation whose gradient follows from the output (which the next layer keeps anyway).
 
-    output: Array
+    None: of a ReLU whose gradient the pooling after it has left out already.
+    """
+
+    output: Array | None
 
 
 class _Elementwise(Module):
@@ -39,7 +42,9 @@ class ReLU(_Elementwise):
 
     def backward_ctx(self, grad_output: Array, ctx: OutputContext, needs_input: bool = True) -> Array | None:
         """See `Module.backward_ctx`."""
-        return F.relu_backward(grad_output, ctx.output) if needs_input else None
+        if not needs_input:
+            return None
+        return grad_output if ctx.output is None else F.relu_backward(grad_output, ctx.output)
 
 
 class LeakyReLU(_Elementwise):

@@ -14,6 +14,7 @@ from .. import functional as F
 from ..arguments import require_same_shape
 from ..backend import enter
 from ..errors import ArgumentError, ShapeError, StateError, message
+from . import fused
 from .dropout import number_dropout
 from .module import Module
 from .state import join
@@ -160,15 +161,20 @@ class Sequential(Container):
         return True  # an empty one is still a model
 
     def _inner_predict(self, x: Array) -> Array:
-        for layer in self.layers:
-            x = _predict(layer, x)
+        for layer, then in fused.in_pairs(self.layers):
+            x = _predict(layer, x) if then is None else in_channels_last("Sequential", fused.predict(layer, then, x))
         return x
 
     def _inner_forward(self, x: Array) -> tuple[Array, SequentialContext]:
-        contexts = []
-        for layer in self.layers:
-            x, ctx = _forward(layer, x)
-            contexts.append(ctx)
+        contexts: list[Any] = []
+        for layer, then in fused.in_pairs(self.layers):
+            if then is None:
+                x, ctx = _forward(layer, x)
+                contexts.append(ctx)
+            else:
+                x, both = fused.forward(layer, then, x)
+                x = in_channels_last("Sequential", x)
+                contexts += both
         return x, SequentialContext(tuple(contexts))
 
     def _inner_backward(self, grad_output: Array, ctx: SequentialContext, needs_input: bool) -> Array | None:

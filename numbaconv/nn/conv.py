@@ -112,8 +112,12 @@ class Conv2d(Weighted):
 
     def forward_ctx(self, x: Array) -> tuple[Array, Conv2dContext]:
         """Output (N, K, P, Q) of x (N, C, H, W); or (K, P, Q) of one image (C, H, W)."""
+        return self._forward(x, False)
+
+    def _forward(self, x: Array, relu: bool) -> tuple[Array, Conv2dContext]:
+        """`forward_ctx`, and with `relu` the ReLU after it."""
         padded = self._padded(x)
-        y = F.conv2d(padded, self.weight.data, self._bias_data, **self._conv_arguments())
+        y = F.conv2d(padded, self.weight.data, self._bias_data, relu=relu, **self._conv_arguments())
         return y, Conv2dContext(padded, None if padded is x else tuple(x.shape))
 
     def backward_ctx(self, grad_output: Array, ctx: Conv2dContext, needs_input: bool = True) -> Array | None:

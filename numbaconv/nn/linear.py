@@ -41,7 +41,11 @@ class Linear(Weighted):
 
     def forward_ctx(self, x: Array) -> tuple[Array, LinearContext]:
         """Output (N, out_features) of x (N, in_features)."""
-        return F.linear(x, self.weight.data, self._bias_data), LinearContext(x)
+        return self._forward(x, False)
+
+    def _forward(self, x: Array, relu: bool) -> tuple[Array, LinearContext]:
+        """`forward_ctx`, and with `relu` the ReLU after it."""
+        return F.linear(x, self.weight.data, self._bias_data, relu=relu), LinearContext(x)
 
     def backward_ctx(self, grad_output: Array, ctx: LinearContext, needs_input: bool = True) -> Array | None:
         """See `Module.backward_ctx`."""

@@ -22,10 +22,11 @@ def _int_or_pair(op: str, name: str, value: Any, minimum: int) -> int | Pair:
 
 
 class MaxPool2dContext(NamedTuple):
-    """What `MaxPool2d.backward_ctx` needs: where the maxima were."""
+    """What `MaxPool2d.backward_ctx` needs: where the maxima were. `relu`: of the ReLU of the input."""
 
     indices: Array
     input_shape: tuple[int, ...]
+    relu: bool = False
 
 
 class MaxPool2d(Module):
@@ -60,18 +61,27 @@ class MaxPool2d(Module):
 
     def __call__(self, x: Array) -> Array:
         """Predicts, without looking for indices."""
-        return F.max_pool2d(x, self.kernel_size, **self._window())
+        return self._predict(x, False)
+
+    def _predict(self, x: Array, relu: bool) -> Array:
+        """`__call__`, and with `relu` the ReLU before it."""
+        return F.max_pool2d(x, self.kernel_size, relu=relu, **self._window())
 
     def forward_ctx(self, x: Array) -> tuple[Array, MaxPool2dContext]:
         """Output (N, C, P, Q) of x (N, C, H, W)."""
-        y, indices = F.max_pool2d(x, self.kernel_size, return_indices=True, **self._window())
-        return y, MaxPool2dContext(indices, tuple(x.shape))
+        return self._forward(x, False)
+
+    def _forward(self, x: Array, relu: bool) -> tuple[Array, MaxPool2dContext]:
+        """`forward_ctx`, and with `relu` the ReLU before it."""
+        y, indices = F.max_pool2d(x, self.kernel_size, return_indices=True, relu=relu, **self._window())
+        return y, MaxPool2dContext(indices, tuple(x.shape), relu)
 
     def backward_ctx(self, grad_output: Array, ctx: MaxPool2dContext, needs_input: bool = True) -> Array | None:
         """See `Module.backward_ctx`."""
         if not needs_input:
             return None
-        return F.max_pool2d_backward(grad_output, ctx.indices, ctx.input_shape, self.kernel_size, **self._window())
+        window = {"relu": ctx.relu, **self._window()}
+        return F.max_pool2d_backward(grad_output, ctx.indices, ctx.input_shape, self.kernel_size, **window)
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """(C, P, Q) for (C, H, W)."""

@@ -8,7 +8,6 @@ as it is, on a deep copy.
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeGuard, TypeVar
 
@@ -21,6 +20,7 @@ from .activation import ReLU
 from .containers import Concat, Residual, Sequential, add_branches, in_channels_last
 from .conv import Conv2d
 from .dropout import Dropout
+from .fused import unchanged
 from .linear import Linear
 from .module import Module
 from .norm import BatchNorm2d
@@ -31,8 +31,8 @@ _Kind = TypeVar("_Kind", bound=Module)
 
 # What a layer's prediction goes through. A subclass that replaces any of it is a layer like any other.
 PREDICTS_BY: dict[type[Module], tuple[str, ...]] = {
-    Conv2d: ("__call__", "forward_ctx", "_conv_arguments", "_padded", "_border", "_bias_data"),
-    Linear: ("__call__", "forward_ctx", "_bias_data"),
+    Conv2d: ("__call__", "forward_ctx", "_forward", "_conv_arguments", "_padded", "_border", "_bias_data"),
+    Linear: ("__call__", "forward_ctx", "_forward", "_bias_data"),
     BatchNorm2d: ("__call__", "forward_ctx", "check_input"),
     ReLU: ("__call__", "forward_ctx"),
     Dropout: ("__call__", "forward_ctx"),
@@ -44,13 +44,7 @@ PREDICTS_BY: dict[type[Module], tuple[str, ...]] = {
 
 def predicts_as(module: Module | None, kind: type[_Kind]) -> TypeGuard[_Kind]:
     """Whether a module is a `kind` and computes what that does, as far as its methods tell."""
-    if not isinstance(module, kind):
-        return False
-    return all(
-        name not in vars(module)
-        and inspect.getattr_static(type(module), name) is inspect.getattr_static(kind, name)
-        for name in PREDICTS_BY[kind]
-    )  # fmt: skip
+    return unchanged(module, kind, PREDICTS_BY[kind])
 
 
 def _listed(name: str, steps: Iterable[tuple[str, Any]]) -> str:

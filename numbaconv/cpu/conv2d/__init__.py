@@ -26,10 +26,12 @@ __all__ = [
 _SMALL = 1 << 13  # elements: first touch of so little does not matter
 
 
-def conv2d(problem: Conv2dProblem, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+def conv2d(
+    problem: Conv2dProblem, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, relu: bool = False
+) -> np.ndarray:
     algorithm = choose(problem, "forward", forced())
     packed = algorithm.pack_weight(problem, weight, bias, False)
-    return _forward(algorithm, problem, x, packed, False, layout_of(x))
+    return _forward(algorithm, problem, x, packed, relu, layout_of(x))
 
 
 def _forward(

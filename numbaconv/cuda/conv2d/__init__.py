@@ -40,13 +40,15 @@ def algorithm_for(op: str, problem: Conv2dProblem, x: DeviceArray, name: str | N
     return choose(problem, name, str(x.dtype), tf32_mode(), runtime().compute_capability(x.device))
 
 
-def conv2d(problem: Conv2dProblem, x: DeviceArray, weight: DeviceArray, bias: DeviceArray | None) -> DeviceArray:
+def conv2d(
+    problem: Conv2dProblem, x: DeviceArray, weight: DeviceArray, bias: DeviceArray | None, relu: bool = False
+) -> DeviceArray:
     layout = layout_of(x)
     if 0 in problem.output_shape:
         return empty(problem.output_shape, x.dtype, x.device, layout)
     algorithm = algorithm_for("conv2d", problem, x, forced())
     packed = algorithm.pack_weight(problem, weight, bias_of(bias), False)
-    return in_layout(algorithm.forward(problem, dense(x), packed, False), layout)
+    return in_layout(algorithm.forward(problem, dense(x), packed, relu), layout)
 
 
 def bias_of(bias: DeviceArray | None) -> DeviceArray | None:
