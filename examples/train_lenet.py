@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from _lenet_picture import Portrait, draw
 
-from numbaconv import backend, data, io, jit, models, optim, train
+from numbaconv import backend, data, io, models, optim, parallel, train
 from numbaconv import functional as F
 from numbaconv.errors import NumbaconvError
 
@@ -76,7 +76,7 @@ def checkpoint_of(save: Path) -> Path:
 
 def run(args: argparse.Namespace) -> None:
     if args.threads is not None:
-        jit.set_num_threads(args.threads)
+        parallel.set_num_threads(args.threads)
     backend.load_backend(args.device.partition(":")[0], "train_lenet")  # a missing device is known before the data
     digits = load(args.data)
     epochs = args.epochs

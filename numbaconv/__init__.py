@@ -8,6 +8,6 @@ from .backend import channels_last, device_of, layout_of, to_device, to_host
 from .functional import explain
 from .gradcheck import gradcheck
 from .io import load, save
-from .jit import get_num_threads, num_threads, set_num_threads
+from .parallel import get_num_threads, num_threads, set_num_threads
 
 __version__ = "0.1.0"

@@ -119,27 +119,27 @@ def interruptible():
 @pytest.fixture
 def force_parallel(monkeypatch):
     """Every kernel with two tasks or more runs its parallel twin (given two cores)."""
-    from numbaconv import jit
+    from numbaconv import parallel
 
-    monkeypatch.setattr(jit, "PARALLEL_WORK_NS", 0.0)
+    monkeypatch.setattr(parallel, "PARALLEL_WORK_NS", 0.0)
 
 
 @pytest.fixture
 def force_serial(monkeypatch):
     """Every kernel runs its serial twin."""
-    from numbaconv import jit
+    from numbaconv import parallel
 
-    monkeypatch.setattr(jit, "PARALLEL_WORK_NS", float("inf"))
+    monkeypatch.setattr(parallel, "PARALLEL_WORK_NS", float("inf"))
 
 
 @pytest.fixture
 def serial_float64(request, monkeypatch):
     """Without --full a test with ``dtype="float64"`` runs serial twins: the parallel ones cost 10 s of compiling."""
-    from numbaconv import jit
+    from numbaconv import parallel
 
     parameters = getattr(getattr(request.node, "callspec", None), "params", {})
     if parameters.get("dtype") == "float64" and not request.config.getoption("--full"):
-        monkeypatch.setattr(jit, "PARALLEL_WORK_NS", float("inf"))
+        monkeypatch.setattr(parallel, "PARALLEL_WORK_NS", float("inf"))
 
 
 @pytest.fixture(scope="session")

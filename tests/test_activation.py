@@ -11,7 +11,7 @@ import scipy.special
 import scipy.stats
 from compare import LAYOUTS, LAYOUTS_2D, Unchanged, assert_close, random_array
 
-from numbaconv import functional, jit
+from numbaconv import functional, parallel
 from numbaconv.cpu.activation import CHUNK
 from numbaconv.errors import ArgumentError, DTypeError, ShapeError
 
@@ -182,7 +182,7 @@ def test_serial_and_parallel_agree_in_every_bit(case, rng, monkeypatch):
     x, grad_output = (random_array(rng, 3 * CHUNK + 77, "float32") for _ in range(2))
     results = []
     for work in (float("inf"), 0.0):
-        monkeypatch.setattr(jit, "PARALLEL_WORK_NS", work)
+        monkeypatch.setattr(parallel, "PARALLEL_WORK_NS", work)
         y = forward(case, x)
         results.append((y.tobytes(), backward(case, grad_output, x, y).tobytes()))
     assert results[0] == results[1]

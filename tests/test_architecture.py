@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "numbaconv"
 # The first part of a module's name below numbaconv. `numbaconv` itself, which gathers the names, is above all.
 FLOORS = {
     **dict.fromkeys(["arguments", "errors", "shapes"], 0),
-    **dict.fromkeys(["algorithm", "contract", "jit"], 1),
+    **dict.fromkeys(["algorithm", "contract", "jit", "parallel"], 1),
     **dict.fromkeys(["cpu", "cuda"], 2),
     "backend": 3,
     "functional": 4,
@@ -28,6 +28,7 @@ COMPILERS = {"njit", "jit", "vectorize", "guvectorize", "stencil", "cfunc", "gen
 # LLVM is written out in these; everything else is numba.
 SIMD_FILES = {
     "jit.py",
+    "parallel.py",
     "cpu/simd.py",
     "cpu/correlate_patches.py",
     "cpu/dot_tile.py",
@@ -112,7 +113,7 @@ def test_backends_do_not_import_each_other(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_numba_is_named_in_few_places(name):
-    """Compilers in jit.py, numba.cuda's in cuda/launch.py; LLVM and intrinsics in jit.py and cpu/simd.py."""
+    """Compilers in jit.py, numba.cuda's in cuda/launch.py; LLVM and intrinsics in the files listed above."""
     modules = set(imports(name))
     words = {node.id for node in ast.walk(parse(name)) if isinstance(node, ast.Name)}
     attributes = {node.attr for node in ast.walk(parse(name)) if isinstance(node, ast.Attribute)}

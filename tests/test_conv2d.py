@@ -216,7 +216,7 @@ import hashlib, json, sys
 import numpy as np
 import numbaconv
 from cases import ConvCase, FEW
-from numbaconv import jit
+from numbaconv import parallel
 from test_conv2d import everything
 
 cases = [*FEW, ConvCase("wide", (3, 40, 15, 14), (70, 40, 3, 3), padding=1)]
@@ -225,9 +225,9 @@ def digests():
     rng = np.random.default_rng(1)
     return [hashlib.sha256(a.tobytes()).hexdigest() for case in cases for a in everything(case, rng, sys.argv[1])]
 
-jit.PARALLEL_WORK_NS = float("inf")
+parallel.PARALLEL_WORK_NS = float("inf")
 result = {"serial": digests()}
-jit.PARALLEL_WORK_NS = 0.0
+parallel.PARALLEL_WORK_NS = 0.0
 for threads in (1, 2, 3, 8, 16):
     numbaconv.set_num_threads(threads)
     result[f"{threads} threads"] = digests()

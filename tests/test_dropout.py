@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from compare import LAYOUTS, LAYOUTS_2D, Unchanged, random_array
 
-from numbaconv import functional, jit, layout_of
+from numbaconv import functional, layout_of, parallel
 from numbaconv.cpu.dropout import BLOCK, BLOCKS
 from numbaconv.cpu.philox import philox4x32
 from numbaconv.errors import ArgumentError, DTypeError
@@ -138,7 +138,7 @@ def test_serial_and_parallel_agree_in_every_bit(layout, rng, monkeypatch):
     x = LAYOUTS[layout](random_array(rng, (3, 5, 61, 59), "float32"))
     results = []
     for work in (float("inf"), 0.0):
-        monkeypatch.setattr(jit, "PARALLEL_WORK_NS", work)
+        monkeypatch.setattr(parallel, "PARALLEL_WORK_NS", work)
         results.append(functional.dropout(x, 0.3, seed=1, layer=2, step=3).tobytes())
     assert results[0] == results[1]
 

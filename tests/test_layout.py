@@ -54,7 +54,7 @@ def test_padded_copies(rng, padding, order, dtype, way, any_twin):
 
 @pytest.fixture(params=["serial", "parallel"])
 def any_twin(request, monkeypatch):
-    monkeypatch.setattr(numbaconv.jit, "PARALLEL_WORK_NS", 0 if request.param == "parallel" else float("inf"))
+    monkeypatch.setattr(numbaconv.parallel, "PARALLEL_WORK_NS", 0 if request.param == "parallel" else float("inf"))
 
 
 def test_layout_of():

@@ -82,14 +82,14 @@ def test_layouts(layout, rng, run):
 
 @pytest.mark.parametrize("size", [(37, 130, 70), (2, 3072, 10), (600, 3, 4)], ids=str)
 def test_parallel_and_serial_twins_agree_in_every_bit(size, rng, monkeypatch):
-    from numbaconv import jit
+    from numbaconv import parallel
 
     x, weight, bias, grad_output = arrays(size, rng, "float32")
     results = []
     for limit in (0.0, float("inf")):
-        monkeypatch.setattr(jit, "PARALLEL_WORK_NS", limit)
+        monkeypatch.setattr(parallel, "PARALLEL_WORK_NS", limit)
         gradients = functional.linear_backward(grad_output, x, weight)
         results.append([functional.linear(x, weight, bias), *gradients])
-    for parallel, serial in zip(*results, strict=True):
-        np.testing.assert_array_equal(parallel, serial)
+    for shared, alone in zip(*results, strict=True):
+        np.testing.assert_array_equal(shared, alone)
     assert_close(results[0][0], reference.linear(x, weight, bias), "float32")

@@ -9,7 +9,7 @@ import pytest
 import scipy.special
 from compare import LAYOUTS, Unchanged, assert_close, random_array
 
-from numbaconv import functional, jit, layout_of
+from numbaconv import functional, layout_of, parallel
 from numbaconv.errors import ArgumentError, DTypeError, LabelError, ShapeError
 
 DTYPES = ("float32", "float64")
@@ -228,7 +228,7 @@ def test_serial_and_parallel_agree_in_every_bit(shape, layout, rng, monkeypatch)
     labels, probabilities = labels_for(rng, shape), probabilities_for(rng, shape, "float32")
     results = []
     for work in (float("inf"), 0.0):
-        monkeypatch.setattr(jit, "PARALLEL_WORK_NS", work)
+        monkeypatch.setattr(parallel, "PARALLEL_WORK_NS", work)
         result = [functional.mse_loss(x, g), functional.mse_loss_backward(x, g)]
         for target in (labels, probabilities):
             result += [

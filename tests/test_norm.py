@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from compare import LAYOUTS, LAYOUTS_2D, Unchanged, assert_close, random_array
 
-from numbaconv import functional, jit, layout_of, num_threads
+from numbaconv import functional, layout_of, num_threads, parallel
 from numbaconv.cpu.norm import TASK
 from numbaconv.errors import ArgumentError, DTypeError, ShapeError
 
@@ -250,8 +250,8 @@ def test_serial_and_parallel_agree_in_every_bit(shape, layout, rng, monkeypatch)
     statistics = arguments(rng, shape[1], "float32")
     results = []
     for work, threads in ((float("inf"), 1), (0.0, 2)):
-        monkeypatch.setattr(jit, "PARALLEL_WORK_NS", work)
-        with num_threads(min(threads, jit.get_num_threads())):
+        monkeypatch.setattr(parallel, "PARALLEL_WORK_NS", work)
+        with num_threads(min(threads, parallel.get_num_threads())):
             result = functional.batch_norm(x, *statistics, training=True)
             grads = functional.batch_norm_backward(g, x, statistics[0], result.mean, result.inverse_std, training=True)
         results.append([a.tobytes() for a in (*result, *grads)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from compare import LAYOUTS_2D, Unchanged, random_array
 
-from numbaconv import functional, jit, optim
+from numbaconv import functional, optim, parallel
 from numbaconv.errors import ArgumentError, DTypeError, ShapeError, StateDictError
 
 DTYPES = ("float32", "float64")
@@ -171,7 +171,7 @@ def test_serial_and_parallel_agree_in_every_bit(case, rng, monkeypatch):
     data, grad = random_array(rng, (3, 30011), "float32"), random_array(rng, (3, 30011), "float32")
     results = []
     for work in (float("inf"), 0.0):
-        monkeypatch.setattr(jit, "PARALLEL_WORK_NS", work)
+        monkeypatch.setattr(parallel, "PARALLEL_WORK_NS", work)
         w = Weight(data.copy(), grad)
         optimizer = getattr(optim, name)([w], **({"lr": 1e-3} | options))
         optimizer.step()

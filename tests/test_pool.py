@@ -18,7 +18,7 @@ from pool_reference import (
     mean_windows,
 )
 
-from numbaconv import functional, jit
+from numbaconv import functional, parallel
 from numbaconv.cpu.layout import layout_of
 
 DTYPES = ("float32", "float64")
@@ -329,7 +329,7 @@ def test_serial_and_parallel_agree_in_every_bit(order, rng, monkeypatch):
     options = {"stride": 2, "padding": 1}
     results = []
     for work in (float("inf"), 0.0):
-        monkeypatch.setattr(jit, "PARALLEL_WORK_NS", work)
+        monkeypatch.setattr(parallel, "PARALLEL_WORK_NS", work)
         y, indices = functional.max_pool2d(x, 3, return_indices=True, **options)
         grad = functional.max_pool2d_backward(y, indices, x.shape, 3, **options)
         mean = functional.avg_pool2d(x, 3, **options)

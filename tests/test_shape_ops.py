@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from compare import CHANNELS_LAST, LAYOUTS, Unchanged, assert_close, random_array
 
-from numbaconv import functional, jit
+from numbaconv import functional, parallel
 from numbaconv.cpu.activation import CHUNK
 from numbaconv.cpu.layout import layout_of
 from numbaconv.errors import ArgumentError, DTypeError, ShapeError
@@ -239,7 +239,7 @@ def test_add_by_hand():
 def test_add_serial_and_parallel_agree_in_every_bit(rng, monkeypatch):
     x, y = (random_array(rng, 3 * CHUNK + 5, "float32") for _ in range(2))
     for work in (float("inf"), 0.0):
-        monkeypatch.setattr(jit, "PARALLEL_WORK_NS", work)
+        monkeypatch.setattr(parallel, "PARALLEL_WORK_NS", work)
         np.testing.assert_array_equal(functional.add(x, y), x + y)
 
 

@@ -10,9 +10,9 @@ import pytest
 SETUP = """
 import json, os, threading
 import numpy as np
-from numbaconv import functional, jit
+from numbaconv import functional, parallel
 
-jit.PARALLEL_WORK_NS = 0.0
+parallel.PARALLEL_WORK_NS = 0.0
 rng = np.random.default_rng(0)
 x, weight = rng.standard_normal((4, 8, 20, 20)).astype("f4"), rng.standard_normal((16, 8, 3, 3)).astype("f4")
 expected = functional.conv2d(x, weight)

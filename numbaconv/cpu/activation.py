@@ -12,32 +12,33 @@ import math
 
 import numpy as np
 
-from ..jit import inline, kernel, launch, never_inline, parallel_kernel, prange
+from ..jit import inline, kernel, never_inline
+from ..parallel import launch
 from .layout import dense, empty_like, flat, match
 from .transcendental import erf, exp
 from .transcendental import tanh as hyperbolic_tangent
 
 CHUNK = 16384  # elements of a task: 64 KB of float32 in and out, within a second-level cache
 
-# Time of one element on one thread, nanoseconds: what decides between the serial and the parallel twin.
+# Time of one element on one thread, nanoseconds: what decides whether threads share the work.
 _COPY, _EXP, _TANH, _ERF = 0.15, 1.0, 1.2, 1.5
 
 
-def run_unary(body, parallel, ns_per_element: float, x: np.ndarray, *args) -> np.ndarray:
+def run_unary(body, ns_per_element: float, x: np.ndarray, *args) -> np.ndarray:
     """Applies an elementwise kernel ``(first, end, x, out, *args)``."""
     x = dense(x)
     out = empty_like(x)
-    launch(body, parallel, -(-x.size // CHUNK), x.size * ns_per_element, flat(x), flat(out), *args)
+    launch(body, -(-x.size // CHUNK), x.size * ns_per_element, flat(x), flat(out), *args)
     return out
 
 
-def run_binary(body, parallel, ns_per_element: float, y: np.ndarray, x: np.ndarray, *args) -> np.ndarray:
+def run_binary(body, ns_per_element: float, y: np.ndarray, x: np.ndarray, *args) -> np.ndarray:
     """Applies an elementwise kernel ``(first, end, y, x, out, *args)``; the result is laid out as x."""
     x = dense(x)
     y = match(y, x)
     out = empty_like(x)
     arrays = flat(y), flat(x), flat(out)
-    launch(body, parallel, -(-x.size // CHUNK), x.size * ns_per_element, *arrays, *args)
+    launch(body, -(-x.size // CHUNK), x.size * ns_per_element, *arrays, *args)
     return out
 
 
@@ -51,7 +52,7 @@ def part(array, first, end):
 
 
 def relu(x):
-    return run_unary(_relu, _relu_parallel, _COPY, x)
+    return run_unary(_relu, _COPY, x)
 
 
 @kernel
@@ -63,14 +64,8 @@ def _relu(first, end, x, out):
         out[i] = x.dtype.type(0) if value <= 0 else value  # NaN <= 0 is False: NaN passes
 
 
-@parallel_kernel
-def _relu_parallel(first, end, x, out):
-    for task in prange(first, end):
-        _relu(task, task + 1, x, out)
-
-
 def relu_backward(grad_output, x):
-    return run_binary(_relu_backward, _relu_backward_parallel, _COPY, grad_output, x)
+    return run_binary(_relu_backward, _COPY, grad_output, x)
 
 
 @kernel
@@ -82,17 +77,11 @@ def _relu_backward(first, end, grad_output, x, out):
         out[i] = x.dtype.type(0) if x[i] <= 0 else grad
 
 
-@parallel_kernel
-def _relu_backward_parallel(first, end, grad_output, x, out):
-    for task in prange(first, end):
-        _relu_backward(task, task + 1, grad_output, x, out)
-
-
 # --- leaky_relu -------------------------------------------------------------------------------------------
 
 
 def leaky_relu(x, negative_slope):
-    return run_unary(_leaky_relu, _leaky_relu_parallel, _COPY, x, negative_slope)
+    return run_unary(_leaky_relu, _COPY, x, negative_slope)
 
 
 @kernel
@@ -105,14 +94,8 @@ def _leaky_relu(first, end, x, out, negative_slope):
         out[i] = value if value > 0 else value * slope
 
 
-@parallel_kernel
-def _leaky_relu_parallel(first, end, x, out, negative_slope):
-    for task in prange(first, end):
-        _leaky_relu(task, task + 1, x, out, negative_slope)
-
-
 def leaky_relu_backward(grad_output, x, negative_slope):
-    return run_binary(_leaky_relu_backward, _leaky_relu_backward_parallel, _COPY, grad_output, x, negative_slope)
+    return run_binary(_leaky_relu_backward, _COPY, grad_output, x, negative_slope)
 
 
 @kernel
@@ -125,17 +108,11 @@ def _leaky_relu_backward(first, end, grad_output, x, out, negative_slope):
         out[i] = grad if x[i] > 0 else grad * slope
 
 
-@parallel_kernel
-def _leaky_relu_backward_parallel(first, end, grad_output, x, out, negative_slope):
-    for task in prange(first, end):
-        _leaky_relu_backward(task, task + 1, grad_output, x, out, negative_slope)
-
-
 # --- sigmoid ----------------------------------------------------------------------------------------------
 
 
 def sigmoid(x):
-    return run_unary(_sigmoid, _sigmoid_parallel, _EXP, x)
+    return run_unary(_sigmoid, _EXP, x)
 
 
 @kernel
@@ -148,14 +125,8 @@ def _sigmoid(first, end, x, out):
         out[i] = one / (one + exp(-x[i]))
 
 
-@parallel_kernel
-def _sigmoid_parallel(first, end, x, out):
-    for task in prange(first, end):
-        _sigmoid(task, task + 1, x, out)
-
-
 def sigmoid_backward(grad_output, output):
-    return run_binary(_sigmoid_backward, _sigmoid_backward_parallel, _COPY, grad_output, output)
+    return run_binary(_sigmoid_backward, _COPY, grad_output, output)
 
 
 @kernel
@@ -167,17 +138,11 @@ def _sigmoid_backward(first, end, grad_output, output, out):
         out[i] = grad_output[i] * (output[i] * (one - output[i]))
 
 
-@parallel_kernel
-def _sigmoid_backward_parallel(first, end, grad_output, output, out):
-    for task in prange(first, end):
-        _sigmoid_backward(task, task + 1, grad_output, output, out)
-
-
 # --- tanh -------------------------------------------------------------------------------------------------
 
 
 def tanh(x):
-    return run_unary(_tanh, _tanh_parallel, _TANH, x)
+    return run_unary(_tanh, _TANH, x)
 
 
 @kernel
@@ -188,14 +153,8 @@ def _tanh(first, end, x, out):
         out[i] = hyperbolic_tangent(x[i])
 
 
-@parallel_kernel
-def _tanh_parallel(first, end, x, out):
-    for task in prange(first, end):
-        _tanh(task, task + 1, x, out)
-
-
 def tanh_backward(grad_output, output):
-    return run_binary(_tanh_backward, _tanh_backward_parallel, _COPY, grad_output, output)
+    return run_binary(_tanh_backward, _COPY, grad_output, output)
 
 
 @kernel
@@ -205,12 +164,6 @@ def _tanh_backward(first, end, grad_output, output, out):
     one = output.dtype.type(1)
     for i in range(output.size):
         out[i] = grad_output[i] * (one - output[i] * output[i])
-
-
-@parallel_kernel
-def _tanh_backward_parallel(first, end, grad_output, output, out):
-    for task in prange(first, end):
-        _tanh_backward(task, task + 1, grad_output, output, out)
 
 
 # --- gelu -------------------------------------------------------------------------------------------------
@@ -223,7 +176,7 @@ _CUBIC = 0.044715
 
 
 def gelu(x, approximate):
-    return run_unary(_gelu, _gelu_parallel, _EXP if approximate else _ERF, x, approximate)
+    return run_unary(_gelu, _EXP if approximate else _ERF, x, approximate)
 
 
 @kernel
@@ -242,15 +195,9 @@ def _gelu(first, end, x, out, approximate):
             out[i] = value * (half * (one + erf(erf_scale * value)))
 
 
-@parallel_kernel
-def _gelu_parallel(first, end, x, out, approximate):
-    for task in prange(first, end):
-        _gelu(task, task + 1, x, out, approximate)
-
-
 def gelu_backward(grad_output, x, approximate):
     ns = _EXP if approximate else _ERF + _EXP
-    return run_binary(_gelu_backward, _gelu_backward_parallel, ns, grad_output, x, approximate)
+    return run_binary(_gelu_backward, ns, grad_output, x, approximate)
 
 
 @kernel
@@ -275,17 +222,11 @@ def _gelu_backward(first, end, grad_output, x, out, approximate):
             out[i] = grad_output[i] * (probability + value * density)
 
 
-@parallel_kernel
-def _gelu_backward_parallel(first, end, grad_output, x, out, approximate):
-    for task in prange(first, end):
-        _gelu_backward(task, task + 1, grad_output, x, out, approximate)
-
-
 # --- silu -------------------------------------------------------------------------------------------------
 
 
 def silu(x):
-    return run_unary(_silu, _silu_parallel, _EXP, x)
+    return run_unary(_silu, _EXP, x)
 
 
 @kernel
@@ -297,14 +238,8 @@ def _silu(first, end, x, out):
         out[i] = x[i] / (one + exp(-x[i]))
 
 
-@parallel_kernel
-def _silu_parallel(first, end, x, out):
-    for task in prange(first, end):
-        _silu(task, task + 1, x, out)
-
-
 def silu_backward(grad_output, x):
-    return run_binary(_silu_backward, _silu_backward_parallel, _EXP, grad_output, x)
+    return run_binary(_silu_backward, _EXP, grad_output, x)
 
 
 @kernel
@@ -315,9 +250,3 @@ def _silu_backward(first, end, grad_output, x, out):
     for i in range(x.size):
         gate = one / (one + exp(-x[i]))
         out[i] = grad_output[i] * gate * (one + x[i] * (one - gate))
-
-
-@parallel_kernel
-def _silu_backward_parallel(first, end, grad_output, x, out):
-    for task in prange(first, end):
-        _silu_backward(task, task + 1, grad_output, x, out)

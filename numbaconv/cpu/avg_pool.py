@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arguments import Pair
-from ..jit import kernel, launch, never_inline, parallel_kernel, prange
+from ..jit import kernel, never_inline
+from ..parallel import launch
 from ..shapes import Pool2dProblem
 from .layout import dense, empty, flat, layout_of, planes
 from .pool_tasks import LANES, UNROLLED, at, has_vectors, task_bounds, tasks_of
@@ -102,18 +103,18 @@ def _window_sums(x: np.ndarray, rows: _Axis, columns: _Axis) -> np.ndarray:
         weights = rows.weights.astype(x.dtype), columns.weights.astype(x.dtype)
         work = out.size * (0.5 + 0.1 * rows.longest * columns.longest)
         launch(
-            _sum_channels, _sum_channels_parallel, outer * p, work, flat(x), flat(out), (h, w, p, q, inner),
+            _sum_channels, outer * p, work, flat(x), flat(out), (h, w, p, q, inner),
             rows.windows, weights[0], rows.divisors, columns.windows, weights[1], columns.divisors,
         )  # fmt: skip
     elif inner == 1 and (p, q) == (1, 1) and rows.longest == h and columns.longest == w:
         launch(
-            _sum_planes, _sum_planes_parallel, -(-outer // _PLANES), x.size * 0.3, flat(x), flat(out), outer,
+            _sum_planes, -(-outer // _PLANES), x.size * 0.3, flat(x), flat(out), outer,
             rows.divisors[0] * columns.divisors[0],
         )  # fmt: skip
     elif inner == 1 and (h, w) == (1, 1) and rows.longest == columns.longest == 1:
         factor = x.dtype.type(rows.weights[0] * columns.weights[0])
         launch(
-            _spread_planes, _spread_planes_parallel, -(-outer // _PLANES), out.size * 0.3, flat(x), flat(out), outer,
+            _spread_planes, -(-outer // _PLANES), out.size * 0.3, flat(x), flat(out), outer,
             factor,
         )  # fmt: skip
     else:
@@ -121,7 +122,7 @@ def _window_sums(x: np.ndarray, rows: _Axis, columns: _Axis) -> np.ndarray:
         tasks, rows_per_task = tasks_of(outer * p, (w * taps + q) * inner, inner)
         work = outer * p * (w * taps * 0.3 + q * 3.0) * inner
         launch(
-            _sum_windows, _sum_windows_parallel, tasks, work, flat(x), flat(out), rows_per_task, (h, w, p, q), inner,
+            _sum_windows, tasks, work, flat(x), flat(out), rows_per_task, (h, w, p, q), inner,
             rows.windows, rows.weights, rows.divisors, columns.windows, columns.weights, columns.divisors,
         )  # fmt: skip
     return out
@@ -159,18 +160,6 @@ def _sum_channels(
                 c += lanes
 
 
-@parallel_kernel
-def _sum_channels_parallel(
-    first, end, x, out, sizes,
-    row_windows, row_weights, row_divisors, column_windows, column_weights, column_divisors,
-):  # fmt: skip
-    for task in prange(first, end):
-        _sum_channels(
-            task, task + 1, x, out, sizes,
-            row_windows, row_weights, row_divisors, column_windows, column_weights, column_divisors,
-        )  # fmt: skip
-
-
 _PLANES = 64  # of a task
 
 
@@ -193,12 +182,6 @@ def _sum_planes(first, end, x, out, planes, divisor):
         out[plane] = total / divisor
 
 
-@parallel_kernel
-def _sum_planes_parallel(first, end, x, out, planes, divisor):
-    for task in prange(first, end):
-        _sum_planes(task, task + 1, x, out, planes, divisor)
-
-
 @kernel
 def _spread_planes(first, end, x, out, planes, factor):
     """Its gradient: each plane filled with one value."""
@@ -209,12 +192,6 @@ def _spread_planes(first, end, x, out, planes, factor):
         part = out[plane * size : (plane + 1) * size]
         for i in range(size):
             part[i] = value
-
-
-@parallel_kernel
-def _spread_planes_parallel(first, end, x, out, planes, factor):
-    for task in prange(first, end):
-        _spread_planes(task, task + 1, x, out, planes, factor)
 
 
 @kernel
@@ -260,15 +237,3 @@ def _sum_windows(
                         totals[at(c)] += column_weights[at(w)] * sums[at(w * lanes + c)]
                 for c in range(lanes):
                     out[at(target + c)] = totals[at(c)] / divisor
-
-
-@parallel_kernel
-def _sum_windows_parallel(
-    first, end, x, out, rows_per_task, sizes, inner,
-    row_windows, row_weights, row_divisors, column_windows, column_weights, column_divisors,
-):  # fmt: skip
-    for task in prange(first, end):
-        _sum_windows(
-            task, task + 1, x, out, rows_per_task, sizes, inner,
-            row_windows, row_weights, row_divisors, column_windows, column_weights, column_divisors,
-        )  # fmt: skip

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..jit import inline, kernel, launch, never_inline, parallel_kernel, prange
+from ..jit import inline, kernel, never_inline
+from ..parallel import launch
 from .simd import VECTOR_BYTES
 from .transpose import transpose_block
 
@@ -37,9 +38,7 @@ def copy_to_channels_last(
     runs = -(-size[3] // RUN)
     rows = n * (size[2] + padding[0] + padding[1])
     work_ns = rows * (size[3] + padding[2] + padding[3]) * c * 0.5
-    launch(
-        _to_channels_last, _to_channels_last_parallel, rows * runs, work_ns, source, out, size, strides, padding, runs
-    )
+    launch(_to_channels_last, rows * runs, work_ns, source, out, size, strides, padding, runs)
 
 
 @inline
@@ -95,18 +94,12 @@ def _to_channels_last(first, end, source, out, size, strides, padding, runs):
             _transpose_run(source, at, c_stride, w_stride, out, to, channels, channels, count)
 
 
-@parallel_kernel
-def _to_channels_last_parallel(first, end, source, out, size, strides, padding, runs):
-    for task in prange(first, end):
-        _to_channels_last(task, task + 1, source, out, size, strides, padding, runs)
-
-
 def copy_to_channels_first(source: np.ndarray, out: np.ndarray, size: tuple[int, int, int, int]) -> None:
     """Fills `out` (flat N, C, H, W) from `source` (flat N, H, W, C); `size` is N, C, H, W."""
     n, c, h, w = size
     runs = -(-h * w // RUN)
     launch(
-        _to_channels_first, _to_channels_first_parallel, n * runs, out.size * 0.5, source, out, (c, h * w), runs
+        _to_channels_first, n * runs, out.size * 0.5, source, out, (c, h * w), runs
     )  # fmt: skip
 
 
@@ -130,9 +123,3 @@ def _to_channels_first(first, end, source, out, size, runs):
             for c in range(channels):
                 for i in range(count):
                     out[to + c * pixels + i] = source[at + i * channels + c]
-
-
-@parallel_kernel
-def _to_channels_first_parallel(first, end, source, out, size, runs):
-    for task in prange(first, end):
-        _to_channels_first(task, task + 1, source, out, size, runs)

@@ -23,7 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..jit import inline, kernel, launch, never_inline, parallel_kernel, prange
+from ..jit import inline, kernel, never_inline
+from ..parallel import launch
 from .simd import (
     NARROW_ROWS,
     NARROW_VECTORS,
@@ -91,7 +92,7 @@ def correlate(
     page = zeros(grid.depth, source.dtype)
     # numba takes a plain tuple 1 us faster than a named one.
     args = source, page, weight, bias, out, tuple(grid), taps, wide, lowest(relu, out.dtype)
-    launch(_correlate, _correlate_parallel, tasks, work_ns, *args)
+    launch(_correlate, tasks, work_ns, *args)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -197,9 +198,3 @@ def _correlate(first, end, source, page, weight, bias, out, sizes, taps, wide, f
                           min(TERMS, grid.depth - d), tap == 0 and d == 0,
                              floor if last_segment else none, False)  # fmt: skip
                 tap += max(outer, 1)
-
-
-@parallel_kernel
-def _correlate_parallel(first, end, source, page, weight, bias, out, sizes, taps, wide, floor):
-    for task in prange(first, end):
-        _correlate(task, task + 1, source, page, weight, bias, out, sizes, taps, wide, floor)

@@ -18,7 +18,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from ..jit import kernel, launch, never_inline, parallel_kernel, prange
+from ..jit import kernel, never_inline
+from ..parallel import launch
 from .correlate import TERMS, Grid, lowest, multiply
 from .simd import NARROW_ROWS, VECTOR_BYTES, WIDE_ROWS, Vectors
 
@@ -51,7 +52,7 @@ def correlate_patches(
     """Computes one grid; arguments as for `correlate`. Every tap of every pixel must be inside the source."""
     tasks, work_ns = _effort(grid, len(taps), out.itemsize)
     args = source, weight, bias, out, tuple(grid), taps, wide, lowest(relu, out.dtype)
-    launch(_correlate, _correlate_parallel, tasks, work_ns, *args)
+    launch(_correlate, tasks, work_ns, *args)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -124,9 +125,3 @@ def _correlate(first, end, source, weight, bias, out, sizes, taps, wide, floor):
                              grid.block, out, out_start, out_offsets, bias, column, count, 1, min(TERMS, terms - d),
                              d == 0, floor if d + TERMS >= terms else none,
                              spills and start + rows <= last + 1)  # fmt: skip
-
-
-@parallel_kernel
-def _correlate_parallel(first, end, source, weight, bias, out, sizes, taps, wide, floor):
-    for task in prange(first, end):
-        _correlate(task, task + 1, source, weight, bias, out, sizes, taps, wide, floor)

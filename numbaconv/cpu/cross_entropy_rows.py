@@ -11,7 +11,8 @@ import math
 
 import numpy as np
 
-from ..jit import kernel, launch, never_inline, parallel_kernel, prange
+from ..jit import kernel, never_inline
+from ..parallel import launch
 from .layout import around_axis, empty_like, flat
 from .transcendental import exp
 
@@ -38,7 +39,7 @@ def class_losses(
     """Fills `losses` (float64), one a row."""
     tasks, rows = _tasks(x)
     args = flat(x), labels, losses, label_smoothing, ignore_index, rows
-    launch(_losses, _losses_parallel, tasks, x.size * _NS_PER_ELEMENT, *args)
+    launch(_losses, tasks, x.size * _NS_PER_ELEMENT, *args)
 
 
 def class_gradients(x: np.ndarray, labels: np.ndarray, weights: np.ndarray, label_smoothing: float) -> np.ndarray:
@@ -46,7 +47,7 @@ def class_gradients(x: np.ndarray, labels: np.ndarray, weights: np.ndarray, labe
     tasks, rows = _tasks(x)
     out = empty_like(x)
     args = flat(x), labels, weights, flat(out), label_smoothing, rows
-    launch(_gradients, _gradients_parallel, tasks, x.size * _NS_PER_ELEMENT, *args)
+    launch(_gradients, tasks, x.size * _NS_PER_ELEMENT, *args)
     return out
 
 
@@ -104,12 +105,6 @@ def _losses(first, end, x, target, losses, label_smoothing, ignore_index, rows):
         losses[row] = loss
 
 
-@parallel_kernel
-def _losses_parallel(first, end, x, target, losses, label_smoothing, ignore_index, rows):
-    for task in prange(first, end):
-        _losses(task, task + 1, x, target, losses, label_smoothing, ignore_index, rows)
-
-
 @kernel
 def _gradients(first, end, x, target, weights, out, label_smoothing, rows):
     never_inline()
@@ -128,9 +123,3 @@ def _gradients(first, end, x, target, weights, out, label_smoothing, rows):
         for c in range(channels):
             grads[c] = grads[c] * factor - everywhere
         grads[target[row]] -= out.dtype.type(weight * (1 - label_smoothing))
-
-
-@parallel_kernel
-def _gradients_parallel(first, end, x, target, weights, out, label_smoothing, rows):
-    for task in prange(first, end):
-        _gradients(task, task + 1, x, target, weights, out, label_smoothing, rows)

@@ -12,7 +12,8 @@ import math
 
 import numpy as np
 
-from ..jit import kernel, launch, never_inline, parallel_kernel, prange
+from ..jit import kernel, never_inline
+from ..parallel import launch
 from . import memory
 from .layout import contiguous, dense, empty_like, flat, in_layout, layout_of
 from .philox import high_word, low_word, philox4x32
@@ -33,7 +34,7 @@ def dropout(x, p, seed, layer, step):
     threshold = math.ceil(p * 2**24)
     scale = 1 / (1 - p) if p < 1 else 0.0
     random = seed & 0xFFFFFFFF, seed >> 32, layer, step
-    launch(_dropout, _dropout_parallel, tasks, x.size * 1.0, flat(source), flat(out), words, threshold, scale, *random)
+    launch(_dropout, tasks, x.size * 1.0, flat(source), flat(out), words, threshold, scale, *random)
     return in_layout(out, layout_of(x))
 
 
@@ -61,9 +62,3 @@ def _dropout(first, end, x, out, words, threshold, scale, key0, key1, layer, ste
             for i in range(len(x_run)):
                 # A product even where it is dropped: NaN and inf give NaN, as in PyTorch.
                 run[i] = x_run[i] * (keep if np.uint64(mine[i]) >> _8 >= least else zero)
-
-
-@parallel_kernel
-def _dropout_parallel(first, end, x, out, words, threshold, scale, key0, key1, layer, step):
-    for task in prange(first, end):
-        _dropout(task, task + 1, x, out, words, threshold, scale, key0, key1, layer, step)

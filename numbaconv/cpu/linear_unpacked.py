@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..jit import inline, kernel, launch, never_inline, parallel_kernel, prange
+from ..jit import inline, kernel, never_inline
+from ..parallel import launch
 from .dot_tile import dot_tile
 from .layout import empty, flat_contiguous
 from .simd import VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_panel
@@ -43,7 +44,7 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, relu: boo
     first = out if bias is None else bias
     arrays = flat_contiguous(x), flat_contiguous(weight), flat_contiguous(first), out.reshape(-1)
     tasks = -(-outputs // _OUTPUTS)
-    launch(_dots, _dots_parallel, tasks, work_ns, *arrays, bias is not None, relu, outputs, inputs)
+    launch(_dots, tasks, work_ns, *arrays, bias is not None, relu, outputs, inputs)
     return out
 
 
@@ -84,12 +85,6 @@ def _dots(first, end, x, weight, bias, out, has_bias, relu, outputs, inputs):
             o += columns
 
 
-@parallel_kernel
-def _dots_parallel(first, end, x, weight, bias, out, has_bias, relu, outputs, inputs):
-    for task in prange(first, end):
-        _dots(task, task + 1, x, weight, bias, out, has_bias, relu, outputs, inputs)
-
-
 def grad_input(grad_output: np.ndarray, weight: np.ndarray) -> np.ndarray:
     outputs, inputs = weight.shape
     rows = grad_output.shape[0]
@@ -98,7 +93,7 @@ def grad_input(grad_output: np.ndarray, weight: np.ndarray) -> np.ndarray:
     if rows <= FEW:
         work_ns = weight.size * (0.1 + 0.03 * rows)
         args = a, b, out.reshape(-1), outputs, inputs
-        launch(_scaled_rows, _scaled_rows_parallel, -(-inputs // _INPUTS), work_ns, *args)
+        launch(_scaled_rows, -(-inputs // _INPUTS), work_ns, *args)
     else:
         _multiply(a, (outputs, 1), b, out.reshape(-1), rows, outputs, inputs)
     return out
@@ -119,7 +114,7 @@ def _multiply(
     """out (rows, columns) = a (rows, terms) of any strides times b (terms, columns)."""
     blocks = columns // (WIDE_VECTORS * VECTOR_BYTES // out.itemsize)
     work_ns = columns * (0.2 * rows + 0.03 * rows * terms + 0.1 * terms)
-    launch(_product, _product_parallel, -(-blocks // _BLOCKS), work_ns, a, a_strides, b, out, rows, terms, columns)
+    launch(_product, -(-blocks // _BLOCKS), work_ns, a, a_strides, b, out, rows, terms, columns)
 
 
 @kernel
@@ -141,12 +136,6 @@ def _scaled_rows(first, end, grad_output, weight, out, outputs, inputs):
                     for j in range(terms):
                         total += grad_output[m * outputs + o + j] * weight[(o + j) * inputs + i]
                     out[m * inputs + i] = total
-
-
-@parallel_kernel
-def _scaled_rows_parallel(first, end, grad_output, weight, out, outputs, inputs):
-    for task in prange(first, end):
-        _scaled_rows(task, task + 1, grad_output, weight, out, outputs, inputs)
 
 
 @inline
@@ -183,9 +172,3 @@ def _product(first, end, a, a_strides, b, out, rows, terms, columns):
                 for j in range(0, terms, _SEGMENT):
                     count = min(_SEGMENT, terms - j)
                     _tile(a, a_strides, b, out, min(row, rows - WIDE_ROWS), columns - block, j, count, columns)
-
-
-@parallel_kernel
-def _product_parallel(first, end, a, a_strides, b, out, rows, terms, columns):
-    for task in prange(first, end):
-        _product(task, task + 1, a, a_strides, b, out, rows, terms, columns)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import LabelError, message
-from ..jit import kernel, launch, never_inline, parallel_kernel, prange
+from ..jit import kernel, never_inline
+from ..parallel import launch
 from . import cross_entropy_rows, memory
 from .layout import contiguous, dense, empty_like, flat, match
 from .softmax import (
@@ -40,7 +41,7 @@ def cross_entropy(x, target, label_smoothing, ignore_index, reduction):
     arguments: tuple[Any, ...]
     if target.dtype.kind == "f":
         arguments = flat(x), flat(match(target, x)), losses, label_smoothing, blocks
-        launch(_probability_loss, _probability_loss_parallel, blocks.tasks, work_ns, *arguments)
+        launch(_probability_loss, blocks.tasks, work_ns, *arguments)
     else:
         labels, ignored = _labels("cross_entropy", target, x, ignore_index)
         used -= 0 if ignored is None else int(np.count_nonzero(ignored))
@@ -48,7 +49,7 @@ def cross_entropy(x, target, label_smoothing, ignore_index, reduction):
             cross_entropy_rows.class_losses(x, labels, losses, label_smoothing, ignore_index)
         else:
             arguments = flat(x), labels, losses, label_smoothing, ignore_index, blocks
-            launch(_class_loss, _class_loss_parallel, blocks.tasks, work_ns, *arguments)
+            launch(_class_loss, blocks.tasks, work_ns, *arguments)
     return _reduced(losses, used, reduction, shape, x.dtype)
 
 
@@ -84,10 +85,10 @@ def cross_entropy_backward(grad_output, x, target, label_smoothing, ignore_index
     out, blocks, work_ns = empty_like(x), blocks_of(x, 1), x.size * NS_PER_ELEMENT
     if by_class:
         arguments = flat(x), labels, weights, flat(out), label_smoothing, blocks
-        launch(_class_gradient, _class_gradient_parallel, blocks.tasks, work_ns, *arguments)
+        launch(_class_gradient, blocks.tasks, work_ns, *arguments)
     else:
         arguments = flat(x), flat(match(target, x)), weights, flat(out), label_smoothing, blocks
-        launch(_probability_gradient, _probability_gradient_parallel, blocks.tasks, work_ns, *arguments)
+        launch(_probability_gradient, blocks.tasks, work_ns, *arguments)
     return out
 
 
@@ -140,12 +141,6 @@ def _class_loss(first, end, x, target, losses, label_smoothing, ignore_index, bl
             losses[position + j] = loss
 
 
-@parallel_kernel
-def _class_loss_parallel(first, end, x, target, losses, label_smoothing, ignore_index, blocks):
-    for task in prange(first, end):
-        _class_loss(task, task + 1, x, target, losses, label_smoothing, ignore_index, blocks)
-
-
 @kernel
 def _probability_loss(first, end, x, target, losses, label_smoothing, blocks):
     never_inline()
@@ -166,12 +161,6 @@ def _probability_loss(first, end, x, target, losses, label_smoothing, blocks):
                 loss[j] += share * (total[j] - tile[c * WIDTH + j])
         for j in range(count):
             losses[position + j] = loss[j]
-
-
-@parallel_kernel
-def _probability_loss_parallel(first, end, x, target, losses, label_smoothing, blocks):
-    for task in prange(first, end):
-        _probability_loss(task, task + 1, x, target, losses, label_smoothing, blocks)
 
 
 @kernel
@@ -195,12 +184,6 @@ def _class_gradient(first, end, x, target, weights, out, label_smoothing, blocks
                 wanted = everywhere + (at_label if label[j] == c else 0.0)
                 tile[c * WIDTH + j] = weight[j] * (exponentials[c * WIDTH + j] * total[j] - wanted)
         store_tile(tile, start, count, blocks, out)
-
-
-@parallel_kernel
-def _class_gradient_parallel(first, end, x, target, weights, out, label_smoothing, blocks):
-    for task in prange(first, end):
-        _class_gradient(task, task + 1, x, target, weights, out, label_smoothing, blocks)
 
 
 @kernel
@@ -232,12 +215,6 @@ def _probability_gradient(first, end, x, target, weights, out, label_smoothing, 
         store_tile(tile, start, count, blocks, out)
 
 
-@parallel_kernel
-def _probability_gradient_parallel(first, end, x, target, weights, out, label_smoothing, blocks):
-    for task in prange(first, end):
-        _probability_gradient(task, task + 1, x, target, weights, out, label_smoothing, blocks)
-
-
 # --- squared error ----------------------------------------------------------------------------------------
 
 _CHUNK = 16384  # elements of a task
@@ -253,7 +230,7 @@ def mse_loss(x, target, reduction):
             return np.multiply(difference, difference, out=difference)
     tasks = -(-x.size // _CHUNK)
     lanes = memory.scratch("loss.lanes", tasks * _LANES, _FLOAT64)
-    launch(_squared_error, _squared_error_parallel, tasks, x.size * 0.3, flat(x), flat(target), lanes)
+    launch(_squared_error, tasks, x.size * 0.3, flat(x), flat(target), lanes)
     total = float(lanes.sum())
     if reduction == "sum":
         return total
@@ -272,12 +249,6 @@ def _squared_error(first, end, x, target, lanes):
             for lane in range(len(x_run)):
                 difference = np.float64(x_run[lane]) - np.float64(target_run[lane])
                 mine[lane] += difference * difference
-
-
-@parallel_kernel
-def _squared_error_parallel(first, end, x, target, lanes):
-    for task in prange(first, end):
-        _squared_error(task, task + 1, x, target, lanes)
 
 
 def mse_loss_backward(grad_output, x, target, reduction):

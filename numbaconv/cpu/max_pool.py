@@ -12,7 +12,8 @@ import functools
 import numpy as np
 
 from ..errors import ArgumentError, message
-from ..jit import inline, kernel, launch, never_inline, parallel_kernel, prange
+from ..jit import inline, kernel, never_inline
+from ..parallel import launch
 from ..shapes import Pool2dProblem
 from .layout import dense, empty, flat, layout_of, match, planes
 from .memory import scratch
@@ -53,13 +54,13 @@ def max_pool2d(problem: Pool2dProblem, x, return_indices, relu=False):
         sizes = h, w, p, q, inner
         work = out.size * (0.4 + taps * 0.1)
         launch(
-            _max_windows, _max_windows_parallel, outer * p, work, *arrays, return_indices, relu, sizes,
+            _max_windows, outer * p, work, *arrays, return_indices, relu, sizes,
             problem.dilation, *windows,
         )  # fmt: skip
     else:
         tasks, rows_per_task = tasks_of(outer * p, q * inner * taps, inner)
         launch(
-            _max_pool2d, _max_pool2d_parallel, tasks, out.size * taps * 0.7, *arrays,
+            _max_pool2d, tasks, out.size * taps * 0.7, *arrays,
             return_indices, relu, rows_per_task, (h, w, p, q), inner, problem.stride, *_tap_tables(problem),
         )  # fmt: skip
     return out, indices if return_indices else None
@@ -163,14 +164,6 @@ def _max_windows(first, end, x, out, indices, with_indices, relu, sizes, dilatio
             _positive(out, indices, task * out_width * channels, out_width * channels, with_indices)
 
 
-@parallel_kernel
-def _max_windows_parallel(
-    first, end, x, out, indices, with_indices, relu, sizes, dilation, row_windows, column_windows
-):  # fmt: skip
-    for task in prange(first, end):
-        _max_windows(task, task + 1, x, out, indices, with_indices, relu, sizes, dilation, row_windows, column_windows)
-
-
 @kernel
 def _max_pool2d(
     first, end, x, out, indices, with_indices, relu, rows_per_task, sizes, inner, stride, row_taps, column_taps
@@ -230,28 +223,6 @@ def _take_larger_at(x, source, step, out, indices, target, count, place, place_s
         indices[at(target + i)] = np.int32(place + i * place_step) if larger else index
 
 
-@parallel_kernel
-def _max_pool2d_parallel(
-    first, end, x, out, indices, with_indices, relu, rows_per_task, sizes, inner, stride, row_taps, column_taps
-):  # fmt: skip
-    for task in prange(first, end):
-        _max_pool2d(
-            task,
-            task + 1,
-            x,
-            out,
-            indices,
-            with_indices,
-            relu,
-            rows_per_task,
-            sizes,
-            inner,
-            stride,
-            row_taps,
-            column_taps,
-        )
-
-
 _GATHERED = 32  # channels: of fewer, the scatter is as quick
 _COUNTED = 1 << 16  # indices of a task
 
@@ -267,7 +238,7 @@ def max_pool2d_backward(problem: Pool2dProblem, grad_output, indices, relu=False
     tasks = outer * -(-inner // _SCATTER_LANES)
     arrays = flat(grad_output), flat(indices), flat(out)
     work = grad_output.size * 1.5 + out.size * 0.2
-    launch(_max_pool2d_backward, _max_pool2d_backward_parallel, tasks, work, *arrays, pixels, inner)
+    launch(_max_pool2d_backward, tasks, work, *arrays, pixels, inner)
     return out
 
 
@@ -280,9 +251,7 @@ def _gather(problem: Pool2dProblem, grad_output: np.ndarray, indices: np.ndarray
     wanted = _places(flat(indices)) if relu else grad_output.size
     matches = scratch("pool matches", n * h, np.dtype(np.int64))
     arrays = flat(grad_output), flat(indices), flat(out), matches
-    launch(
-        _gather_windows, _gather_windows_parallel, n * h, out.size * 0.7, *arrays, (h, w, p, q, c), *_covering(problem)
-    )
+    launch(_gather_windows, n * h, out.size * 0.7, *arrays, (h, w, p, q, c), *_covering(problem))
     return int(matches.sum()) == wanted
 
 
@@ -290,7 +259,7 @@ def _places(indices: np.ndarray) -> int:
     """How many indices are not -1."""
     tasks = -(-indices.size // _COUNTED)
     counts = scratch("pool places", tasks, np.dtype(np.int64))
-    launch(_count_places, _count_places_parallel, tasks, indices.size * 0.1, indices, counts)
+    launch(_count_places, tasks, indices.size * 0.1, indices, counts)
     return int(counts.sum())
 
 
@@ -303,12 +272,6 @@ def _count_places(first, end, indices, counts):
         for i in range(part.size):
             nowhere += np.int32(part[i] == -1)
         counts[task] = part.size - nowhere
-
-
-@parallel_kernel
-def _count_places_parallel(first, end, indices, counts):
-    for task in prange(first, end):
-        _count_places(task, task + 1, indices, counts)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -357,12 +320,6 @@ def _gather_windows(first, end, grad, indices, out, matches, sizes, row_windows,
         matches[task] = found
 
 
-@parallel_kernel
-def _gather_windows_parallel(first, end, grad, indices, out, matches, sizes, row_windows, column_windows):
-    for task in prange(first, end):
-        _gather_windows(task, task + 1, grad, indices, out, matches, sizes, row_windows, column_windows)
-
-
 def _checked(indices: np.ndarray, pixels: int, relu: bool) -> np.ndarray:
     """`indices` as int32. The scatter writes where they say, so each must be a pixel, or with `relu` -1: nowhere."""
     if indices.size and (indices.min() < (-1 if relu else 0) or indices.max() >= pixels):
@@ -403,9 +360,3 @@ def _max_pool2d_backward(first, end, grad_output, indices, out, pixels, inner):
                     i = source + j * inner + c
                     if indices[at(i)] >= 0:
                         out[at(target + indices[at(i)] * inner + c)] += grad_output[at(i)]
-
-
-@parallel_kernel
-def _max_pool2d_backward_parallel(first, end, grad_output, indices, out, pixels, inner):
-    for task in prange(first, end):
-        _max_pool2d_backward(task, task + 1, grad_output, indices, out, pixels, inner)

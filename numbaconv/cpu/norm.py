@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..contract import BatchNormResult
-from ..jit import inline, kernel, launch, never_inline, parallel_kernel, prange
+from ..jit import inline, kernel, never_inline
+from ..parallel import launch
 from . import memory
 from .layout import around_axis, dense, empty_like, flat, match
 
@@ -111,7 +112,7 @@ def batch_norm_backward(grad_output, x, weight, mean, inverse_std, training):
         coefficients = np.stack([*_split(mean, dtype), scale, slope, offset]).astype(dtype)
     out, grid = empty_like(x), _grid(x)
     arrays = flat(grad_output), flat(x), flat(out), flat(coefficients)
-    launch(_input_gradient, _input_gradient_parallel, grid.tasks, x.size * 0.5, *arrays, grid)
+    launch(_input_gradient, grid.tasks, x.size * 0.5, *arrays, grid)
     return out, grad_weight, grad_bias
 
 
@@ -149,7 +150,7 @@ def _channel_sums(a: np.ndarray, a_shift: np.ndarray, b: np.ndarray, b_shift: np
     partial = memory.scratch("norm.partial", grid.groups * 2 * grid.channels, np.dtype(np.float64))
     lanes = memory.scratch("norm.lanes", grid.tasks * 2 * LANES, np.dtype(np.float64))
     arrays = flat(a), a_shift, flat(b), b_shift, partial, lanes
-    launch(_sums, _sums_parallel, grid.tasks, a.size * 0.5, *arrays, grid)
+    launch(_sums, grid.tasks, a.size * 0.5, *arrays, grid)
     # Group by group in order: the same bits whichever thread did which.
     return partial.reshape(grid.groups, 2, grid.channels).sum(axis=0)
 
@@ -206,18 +207,12 @@ def _sum_runs(a, a_shift, b, b_shift, sums, products, lanes, o, o_end, c, channe
     sums[c], products[c] = u_sum, v_sum
 
 
-@parallel_kernel
-def _sums_parallel(first, end, a, a_shift, b, b_shift, partial, lanes, grid):
-    for task in prange(first, end):
-        _sums(task, task + 1, a, a_shift, b, b_shift, partial, lanes, grid)
-
-
 def _normalised(x: np.ndarray, mean: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """(x - mean) * scale + bias, each per channel."""
     with np.errstate(all="ignore"):
         coefficients = np.stack([*_split(mean, x.dtype), scale, bias]).astype(x.dtype)
     out, grid = empty_like(x), _grid(x)
-    launch(_affine, _affine_parallel, grid.tasks, x.size * 0.4, flat(x), flat(out), flat(coefficients), grid)
+    launch(_affine, grid.tasks, x.size * 0.4, flat(x), flat(out), flat(coefficients), grid)
     return out
 
 
@@ -245,12 +240,6 @@ def _affine(first, end, x, out, coefficients, grid):
                         run[j] = (x_run[j] - mean - rest) * s + b
 
 
-@parallel_kernel
-def _affine_parallel(first, end, x, out, coefficients, grid):
-    for task in prange(first, end):
-        _affine(task, task + 1, x, out, coefficients, grid)
-
-
 @kernel
 def _input_gradient(first, end, grad_output, x, out, coefficients, grid):
     """`coefficients`: (5, channels) of high and low mean, scale, slope, offset."""
@@ -275,9 +264,3 @@ def _input_gradient(first, end, grad_output, x, out, coefficients, grid):
                     mean, rest, s, m, b = high[k], low[k], scale[k], slope[k], offset[k]
                     for j in range(stop - start):
                         run[j] = g_run[j] * s + (x_run[j] - mean - rest) * m + b
-
-
-@parallel_kernel
-def _input_gradient_parallel(first, end, grad_output, x, out, coefficients, grid):
-    for task in prange(first, end):
-        _input_gradient(task, task + 1, grad_output, x, out, coefficients, grid)

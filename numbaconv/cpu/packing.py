@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..jit import kernel, launch, never_inline, parallel_kernel, prange
+from ..jit import kernel, never_inline
+from ..parallel import launch
 from .layout import contiguous, flat
 from .memory import buffer
 from .simd import NARROW, VECTOR_BYTES, WIDE
@@ -62,7 +63,7 @@ def pack(weight: np.ndarray, packing: Packing, tap_offsets: np.ndarray, kept: bo
     size = packing.groups * packing.blocks * tap_offsets.size * packing.depth * packing.block
     packed = buffer("packed weight", size, weight.dtype, kept)
     tasks = packing.groups * packing.blocks * -(-packing.depth // packing.channels)
-    launch(_pack, _pack_parallel, tasks, size * 0.3, flat(contiguous(weight)), packed, packing, tap_offsets)
+    launch(_pack, tasks, size * 0.3, flat(contiguous(weight)), packed, packing, tap_offsets)
     return packed
 
 
@@ -127,12 +128,6 @@ def _pack(first, end, weight, packed, packing, tap_offsets):
                     line = lines[(c * taps + tap_offsets[tap]) * block :][:block]
                     for i in range(block):
                         row[i] = line[i]
-
-
-@parallel_kernel
-def _pack_parallel(first, end, weight, packed, packing, tap_offsets):
-    for task in prange(first, end):
-        _pack(task, task + 1, weight, packed, packing, tap_offsets)
 
 
 class Packed(NamedTuple):

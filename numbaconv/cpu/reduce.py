@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..jit import kernel, launch, never_inline, parallel_kernel, prange
+from ..jit import kernel, never_inline
+from ..parallel import launch
 from .layout import around_axis, empty, flat
 from .memory import scratch
 
@@ -24,7 +25,7 @@ def channel_sums(x: np.ndarray) -> np.ndarray:
     outer, inner = around_axis(x, 1)
     channels = x.shape[1]
     partial = scratch("channel sums", _TASKS * channels, np.dtype(np.float64))
-    launch(_channel_sums, _channel_sums_parallel, _TASKS, x.size * 0.3, flat(x), partial, outer, channels, inner)
+    launch(_channel_sums, _TASKS, x.size * 0.3, flat(x), partial, outer, channels, inner)
     out = empty((channels,), x.dtype)
     out[:] = partial.reshape(_TASKS, channels).sum(axis=0)
     return out
@@ -47,9 +48,3 @@ def _channel_sums(first, end, x, partial, outer, channels, inner):
                     for j in range(inner):
                         total += rows[c * inner + j]
                     sums[c] += total
-
-
-@parallel_kernel
-def _channel_sums_parallel(first, end, x, partial, outer, channels, inner):
-    for task in prange(first, end):
-        _channel_sums(task, task + 1, x, partial, outer, channels, inner)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..jit import kernel, never_inline, parallel_kernel, prange
+from ..jit import kernel, never_inline
 from ..shapes import PadProblem
 from .activation import part, run_binary
 from .layout import contiguous, empty, layout_of
@@ -90,7 +90,7 @@ def concat_backward(grad_output, sizes):
 
 
 def add(x, y):
-    return run_binary(_add, _add_parallel, 0.3, y, x)
+    return run_binary(_add, 0.3, y, x)
 
 
 @kernel
@@ -99,9 +99,3 @@ def _add(first, end, y, x, out):
     x, y, out = part(x, first, end), part(y, first, end), part(out, first, end)
     for i in range(x.size):
         out[i] = x[i] + y[i]
-
-
-@parallel_kernel
-def _add_parallel(first, end, y, x, out):
-    for task in prange(first, end):
-        _add(task, task + 1, y, x, out)

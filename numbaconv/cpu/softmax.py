@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..jit import inline, kernel, launch, never_inline, parallel_kernel, prange
+from ..jit import inline, kernel, never_inline
+from ..parallel import launch
 from .exponential import exponential
 from .layout import around_axis, dense, empty_like, flat, match
 
@@ -127,7 +128,7 @@ def _forward(x: np.ndarray, axis: int, logarithm: bool) -> np.ndarray:
     x = dense(x)
     out, blocks = empty_like(x), blocks_of(x, axis)
     arguments = flat(x), flat(out), logarithm, blocks
-    launch(_softmax, _softmax_parallel, blocks.tasks, x.size * NS_PER_ELEMENT, *arguments)
+    launch(_softmax, blocks.tasks, x.size * NS_PER_ELEMENT, *arguments)
     return out
 
 
@@ -135,7 +136,7 @@ def _backward(grad_output: np.ndarray, output: np.ndarray, axis: int, logarithm:
     output = dense(output)
     out, blocks = empty_like(output), blocks_of(output, axis)
     arguments = flat(match(grad_output, output)), flat(output), flat(out), logarithm, blocks
-    launch(_softmax_backward, _softmax_backward_parallel, blocks.tasks, output.size * NS_PER_ELEMENT, *arguments)
+    launch(_softmax_backward, blocks.tasks, output.size * NS_PER_ELEMENT, *arguments)
     return out
 
 
@@ -155,12 +156,6 @@ def _softmax(first, end, x, out, logarithm, blocks):
                 i = c * WIDTH + j
                 tile[i] = tile[i] - total[j] if logarithm else exponentials[i] * total[j]
         store_tile(tile, start, count, blocks, out)
-
-
-@parallel_kernel
-def _softmax_parallel(first, end, x, out, logarithm, blocks):
-    for task in prange(first, end):
-        _softmax(task, task + 1, x, out, logarithm, blocks)
 
 
 @kernel
@@ -185,9 +180,3 @@ def _softmax_backward(first, end, grad_output, output, out, logarithm, blocks):
                 else:
                     tile[i] *= gradients[i] - total[j]
         store_tile(tile, start, count, blocks, out)
-
-
-@parallel_kernel
-def _softmax_backward_parallel(first, end, grad_output, output, out, logarithm, blocks):
-    for task in prange(first, end):
-        _softmax_backward(task, task + 1, grad_output, output, out, logarithm, blocks)

@@ -11,7 +11,8 @@ import math
 import numpy as np
 
 from ..errors import ArgumentError, message
-from ..jit import kernel, launch, never_inline, parallel_kernel, prange
+from ..jit import kernel, never_inline
+from ..parallel import launch
 from . import memory
 from .layout import contiguous, dense, flat
 
@@ -42,12 +43,12 @@ def sgd_update(parameters, grads, velocities, lr, momentum, dampening, weight_de
         p, g = _in_place("sgd_update", "parameter", parameter), flat(contiguous(grad))
         tasks = -(-p.size // _CHUNK)
         if velocities is None:
-            launch(_sgd, _sgd_parallel, tasks, p.size * 0.4, p, g, lr, weight_decay)
+            launch(_sgd, tasks, p.size * 0.4, p, g, lr, weight_decay)
             continue
         v = _in_place("sgd_update", "velocity", velocities[i])
         if first:
             v[:] = 0
-        launch(_momentum, _momentum_parallel, tasks, p.size * 0.6, p, g, v, lr, momentum, gain, weight_decay, nesterov)
+        launch(_momentum, tasks, p.size * 0.6, p, g, v, lr, momentum, gain, weight_decay, nesterov)
 
 
 @kernel
@@ -61,12 +62,6 @@ def _sgd(first, end, parameter, grad, lr, weight_decay):
             # Without decay p must not enter: 0 * inf is NaN.
             step = g[i] + decay * p[i] if decay != 0 else g[i]
             p[i] -= rate * step
-
-
-@parallel_kernel
-def _sgd_parallel(first, end, parameter, grad, lr, weight_decay):
-    for task in prange(first, end):
-        _sgd(task, task + 1, parameter, grad, lr, weight_decay)
 
 
 @kernel
@@ -86,12 +81,6 @@ def _momentum(first, end, parameter, grad, velocity, lr, momentum, gain, weight_
             p[i] -= rate * (gradient + keep * speed if nesterov else speed)
 
 
-@parallel_kernel
-def _momentum_parallel(first, end, parameter, grad, velocity, lr, momentum, gain, weight_decay, nesterov):
-    for task in prange(first, end):
-        _momentum(task, task + 1, parameter, grad, velocity, lr, momentum, gain, weight_decay, nesterov)
-
-
 # --- Adam -------------------------------------------------------------------------------------------------
 
 
@@ -104,7 +93,7 @@ def adam_update(parameters, grads, means, squares, lr, beta1, beta2, eps, weight
         p, g = _in_place("adam_update", "parameter", parameter), flat(contiguous(grad))
         m, s = _in_place("adam_update", "mean", mean), _in_place("adam_update", "square", square)
         arguments = p, g, m, s, rate, beta1, beta2, root, eps, keep, decay
-        launch(_adam, _adam_parallel, -(-p.size // _CHUNK), p.size * 1.0, *arguments)
+        launch(_adam, -(-p.size // _CHUNK), p.size * 1.0, *arguments)
 
 
 @kernel
@@ -125,26 +114,6 @@ def _adam(first, end, parameter, grad, mean, square, rate, beta1, beta2, root, e
             m[i] = average
             s[i] = spread
             p[i] = keep_ * p[i] - rate_ * average / (np.sqrt(spread) / root_ + eps_)
-
-
-@parallel_kernel
-def _adam_parallel(first, end, parameter, grad, mean, square, rate, beta1, beta2, root, eps, keep, decay):
-    for task in prange(first, end):
-        _adam(
-            task,
-            task + 1,
-            parameter,
-            grad,
-            mean,
-            square,
-            rate,
-            beta1,
-            beta2,
-            root,
-            eps,
-            keep,
-            decay,
-        )
 
 
 # --- gradients --------------------------------------------------------------------------------------------
@@ -177,7 +146,7 @@ def sum_of_squares(x):
     x = dense(x)
     tasks = -(-x.size // _CHUNK)
     lanes = memory.scratch("update.lanes", tasks * _LANES, np.dtype(np.float64))
-    launch(_squares, _squares_parallel, tasks, x.size * 0.25, flat(x), lanes)
+    launch(_squares, tasks, x.size * 0.25, flat(x), lanes)
     return float(lanes.sum())
 
 
@@ -193,12 +162,6 @@ def _squares(first, end, x, lanes):
             for lane in range(len(run)):
                 value = np.float64(run[lane])
                 mine[lane] += value * value
-
-
-@parallel_kernel
-def _squares_parallel(first, end, x, lanes):
-    for task in prange(first, end):
-        _squares(task, task + 1, x, lanes)
 
 
 # PyTorch's: keeps the clipped norm just below max_norm.

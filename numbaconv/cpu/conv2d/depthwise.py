@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...jit import kernel, launch, never_inline, parallel_kernel, prange
+from ...jit import kernel, never_inline
+from ...parallel import launch
 from ...shapes import Conv2dProblem, Shape4
 from ..correlate import lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, empty, flat
@@ -123,7 +124,7 @@ def _run(
         size = grid.images * grid.rows * grid.columns * grid.channels
         work_ns = size * (0.2 + 0.02 * taps.row_shifts.size * taps.column_shifts.size * len(group))
         args = x, distance, *packed, flat(out), lowest(relu, out.dtype), grid, taps, group
-        launch(_convolve, _convolve_parallel, grid.images * grid.rows, work_ns, *args)
+        launch(_convolve, grid.images * grid.rows, work_ns, *args)
     return out
 
 
@@ -228,12 +229,6 @@ def _convolve(first, end, x, zeros, weight, bias, out, floor, grid, taps, group)
                         x, zeros, row_offsets, row_weights, rows, borders, taps.column_weights, columns,
                         step, weight, grid.channels, bias, floor, results, places, channel, ahead, group, PIXELS, 1,
                     )  # fmt: skip
-
-
-@parallel_kernel
-def _convolve_parallel(first, end, x, zeros, weight, bias, out, floor, grid, taps, group):
-    for task in prange(first, end):
-        _convolve(task, task + 1, x, zeros, weight, bias, out, floor, grid, taps, group)
 
 
 ALGORITHM = Algorithm(

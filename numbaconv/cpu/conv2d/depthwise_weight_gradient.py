@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...jit import kernel, launch, never_inline, parallel_kernel, prange
+from ...jit import kernel, never_inline
+from ...parallel import launch
 from ...shapes import Conv2dProblem
 from ..correlate import zeros
 from ..layout import channels_last, empty, flat
@@ -60,7 +61,7 @@ def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarr
     distance = (page.__array_interface__["data"][0] - source.__array_interface__["data"][0]) // x.itemsize
     sums = scratch("sums", _SPLITS * size, x.dtype)
     args = flat(channels_last(grad_output)), source, distance, sums, offsets, window, (0,) * s, (0,) * group
-    launch(_accumulate, _accumulate_parallel, _SPLITS, problem.multiply_adds * 0.03, *args)
+    launch(_accumulate, _SPLITS, problem.multiply_adds * 0.03, *args)
     out = empty(problem.weight_shape, x.dtype)
     total = sums.reshape(_SPLITS, r, s, group, k).sum(axis=0)  # in the order of the splits
     out[...] = total.transpose(3, 2, 0, 1)
@@ -100,9 +101,3 @@ def _accumulate(first, end, grad, x, zeros, sums, offsets, z, taps, group):
                     for s in range(row_sums):
                         for lane in range(lanes - rest, lanes):
                             total[to + s * z.channels + z.channels - lanes + lane] += tail[s * lanes + lane]
-
-
-@parallel_kernel
-def _accumulate_parallel(first, end, grad, x, zeros, sums, offsets, z, taps, group):
-    for task in prange(first, end):
-        _accumulate(task, task + 1, grad, x, zeros, sums, offsets, z, taps, group)

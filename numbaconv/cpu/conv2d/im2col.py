@@ -10,7 +10,8 @@ import functools
 
 import numpy as np
 
-from ...jit import kernel, launch, never_inline, parallel_kernel, prange
+from ...jit import kernel, never_inline
+from ...parallel import launch
 from ...shapes import Conv2dProblem
 from ..correlate import lowest
 from ..dot_tile import dot_tile
@@ -65,7 +66,7 @@ def forward(problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -
     layout = layout_of(x)
     out = empty(problem.output_shape, x.dtype, layout)
     args = flat(x), packed.weight, packed.bias, flat(out), _sizes(problem, layout), lowest(relu, x.dtype)
-    launch(_convolve, _convolve_parallel, x.shape[0], problem.multiply_adds * 0.3, *args)
+    launch(_convolve, x.shape[0], problem.multiply_adds * 0.3, *args)
     return out
 
 
@@ -145,12 +146,6 @@ def _products(a, a_start, rows, b, b_start, columns, terms, out, out_start, out_
                 dot_tile(a, x, terms, b, y, terms, terms, out, to, out_row, True, 1, 1)
             k += width
         m += height
-
-
-@parallel_kernel
-def _convolve_parallel(first, end, x, weight, bias, out, sizes, floor):
-    for n in prange(first, end):
-        _convolve(n, n + 1, x, weight, bias, out, sizes, floor)
 
 
 ALGORITHM = Algorithm(

@@ -23,7 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...jit import inline, kernel, launch, never_inline, parallel_kernel, prange
+from ...jit import inline, kernel, never_inline
+from ...parallel import launch
 from ...shapes import Conv2dProblem
 from ..correlate import TERMS
 from ..layout import channels_last, empty, flat
@@ -112,18 +113,18 @@ def weight_gradient(
     for chunk in plan.chunks:
         rows, lines = chunk.row_inputs.size, chunk.line_offsets.size
         launch(
-            _transpose, _transpose_parallel, rows * parts, rows * reduction.plane_width * reduction.channels * 0.2,
+            _transpose, rows * parts, rows * reduction.plane_width * reduction.channels * 0.2,
             source, planes, chunk.row_images, chunk.row_inputs, parts, reduction,
         )  # fmt: skip
         launch(
-            _accumulate, _accumulate_parallel, tasks, lines * line_ns,
+            _accumulate, tasks, lines * line_ns,
             planes, grad, sums, plan.row_offsets, chunk.line_offsets, chunk.first_line, chunk.first_line == 0,
             reduction, plan.wide,
         )  # fmt: skip
     parts = -(-reduction.rows // _FINISH_ROWS)
     taps = problem.weight_shape[2] * problem.weight_shape[3]
     launch(
-        _finish, _finish_parallel, reduction.groups * reduction.blocks * parts, out.size * reduction.splits * 0.5,
+        _finish, reduction.groups * reduction.blocks * parts, out.size * reduction.splits * 0.5,
         sums, out, parts, reduction, taps, strides,
     )  # fmt: skip
 
@@ -235,12 +236,6 @@ def _transpose(first, end, x, planes, row_images, row_inputs, parts, z):
                                 planes, channel * z.plane + to + j0 + column, z.plane)  # fmt: skip
 
 
-@parallel_kernel
-def _transpose_parallel(first, end, x, planes, row_images, row_inputs, parts, z):
-    for task in prange(first, end):
-        _transpose(task, task + 1, x, planes, row_images, row_inputs, parts, z)
-
-
 @inline
 def _tile(wide, planes, start, rows, row, lines, line, step, grad, b_start, b_line, b_step, sums, out_start, block,
           count, length, first):  # fmt: skip
@@ -284,12 +279,6 @@ def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first
                           initial and line == begin and q == 0)  # fmt: skip
 
 
-@parallel_kernel
-def _accumulate_parallel(first, end, planes, grad, sums, row_offsets, line_offsets, first_line, initial, z, wide):
-    for task in prange(first, end):
-        _accumulate(task, task + 1, planes, grad, sums, row_offsets, line_offsets, first_line, initial, z, wide)
-
-
 @kernel
 def _finish(first, end, sums, out, parts, z, taps, strides):
     """Adds the splits in order and writes the rows (c, tap) of every column k. Task: a block, some of its rows."""
@@ -326,9 +315,3 @@ def _finish(first, end, sums, out, parts, z, taps, strides):
                     for j in range(row, min(row + lanes, stop)):
                         place = to + i * k_stride + j // taps * c_stride + j % taps
                         out[place] = sums[at + j * z.block + i]
-
-
-@parallel_kernel
-def _finish_parallel(first, end, sums, out, parts, z, taps, strides):
-    for task in prange(first, end):
-        _finish(task, task + 1, sums, out, parts, z, taps, strides)

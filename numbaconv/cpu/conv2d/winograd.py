@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...jit import inline, kernel, launch, never_inline, parallel_kernel, prange
+from ...jit import inline, kernel, never_inline
+from ...parallel import launch
 from ...shapes import Conv2dProblem, Pair, Shape4
 from ..correlate import ALIGNMENT, TERMS, aligned, lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, empty, flat, in_layout, layout_of
@@ -203,15 +204,13 @@ def _run(plan: _Plan, source: np.ndarray, packed: Packed, relu: bool) -> np.ndar
             tiles = min(plan.chunk or plan.tiles, plan.tiles - first)
             if plan.chunk:
                 args: tuple[Any, ...] = x, distance, patches, pitch, first, tiles, tiling, *shape
-                launch(
-                    _transform, _transform_parallel, -(-tiles // _TILES), tiles * points * tiling.channels * 0.1, *args
-                )
+                launch(_transform, -(-tiles // _TILES), tiles * points * tiling.channels * 0.1, *args)
             tasks = -(-tiles // tiling.run) * tiling.splits
             args = (
                 x, distance, patches, pitch, *packed, flat(out), (first, tiles, plan.chunk > 0), tiling, plan.wide,
                 lowest(relu, out.dtype), *shape,
             )  # fmt: skip
-            launch(_convolve, _convolve_parallel, tasks, tiles * tile_ns, *args)
+            launch(_convolve, tasks, tiles * tile_ns, *args)
     return out
 
 
@@ -258,15 +257,6 @@ def _transform(
         t = task * _TILES
         transform_run(x, zeros, patches, t * tiling.channels, pitch, first_tile + t, min(_TILES, tiles - t), tiling,
                       points_h, points_w, results_h, results_w)  # fmt: skip
-
-
-@parallel_kernel
-def _transform_parallel(
-    first, end, x, zeros, patches, pitch, first_tile, tiles, tiling, points_h, points_w, results_h, results_w
-):
-    for task in prange(first, end):
-        _transform(task, task + 1, x, zeros, patches, pitch, first_tile, tiles, tiling,
-                   points_h, points_w, results_h, results_w)  # fmt: skip
 
 
 @inline
@@ -350,13 +340,3 @@ def _convolve(
                 _multiply(own, 0, own_pitch, filters, products, product_pitch, block, tiles, points, tiling, wide)
             _store(products, product_pitch, bias, out, chunk_first + t, tiles, block, tiling, floor,
                    points_h, points_w, results_h, results_w)  # fmt: skip
-
-
-@parallel_kernel
-def _convolve_parallel(
-    first, end, x, zeros, patches, pitch, filters, bias, out, chunk, tiling, wide, floor,
-    points_h, points_w, results_h, results_w,
-):  # fmt: skip
-    for task in prange(first, end):
-        _convolve(task, task + 1, x, zeros, patches, pitch, filters, bias, out, chunk, tiling, wide, floor,
-                  points_h, points_w, results_h, results_w)  # fmt: skip

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...jit import kernel, launch, never_inline, parallel_kernel, prange
+from ...jit import kernel, never_inline
+from ...parallel import launch
 from ...shapes import Conv2dProblem, Pair
 from ..layout import contiguous, flat
 from ..memory import buffer
@@ -44,7 +45,7 @@ def pack_filters(
         flat(contiguous(weight)), filters, (cut.blocks, cut.block, columns, depth, pitch, parts), strides,
         shape.points_h, shape.points_w, (0,) * taps[0], (0,) * taps[1],
     )  # fmt: skip
-    launch(_transform_filters, _transform_filters_parallel, blocks * parts, count * 0.2, *args)
+    launch(_transform_filters, blocks * parts, count * 0.2, *args)
     return Packed(filters, pack_bias(bias, problem.groups, cut, columns, weight.dtype, kept))
 
 
@@ -90,9 +91,3 @@ def _transform_filters(first, end, weight, filters, sizes, strides, points_h, po
             for i in range(channels):
                 transform_taps(lines[i * taps * block :], offsets, block, filters, (place * depth + c + i) * block,
                                pitch, points_h, points_w, taps_h, taps_w)  # fmt: skip
-
-
-@parallel_kernel
-def _transform_filters_parallel(first, end, weight, filters, sizes, strides, points_h, points_w, taps_h, taps_w):
-    for task in prange(first, end):
-        _transform_filters(task, task + 1, weight, filters, sizes, strides, points_h, points_w, taps_h, taps_w)

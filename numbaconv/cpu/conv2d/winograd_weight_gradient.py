@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...jit import inline, kernel, launch, never_inline, parallel_kernel, prange
+from ...jit import inline, kernel, never_inline
+from ...parallel import launch
 from ...shapes import Conv2dProblem
 from ..correlate import TERMS, zeros
 from ..layout import channels_last, empty, flat
@@ -95,16 +96,16 @@ def backward_weight(results: int, problem: Conv2dProblem, grad_output: np.ndarra
             x, grad, zeros_at, patches, grads, (patch_pitch, grad_pitch), first, tiles, tiling, *shape
         )  # fmt: skip
         work_ns = tiles * points * (tiling.channels + tiling.out_channels) * 0.1
-        launch(_transform, _transform_parallel, -(-tiles // _TILES), work_ns, *args)
+        launch(_transform, -(-tiles // _TILES), work_ns, *args)
         args = (
             patches, grads, sums, (patch_pitch, grad_pitch, sum_pitch), first == 0, tiles,
             parts, plan.sum_rows, tiling, plan.wide,
         )  # fmt: skip
-        launch(_multiply, _multiply_parallel, points * blocks * parts, tiles * multiply_ns, *args)
+        launch(_multiply, points * blocks * parts, tiles * multiply_ns, *args)
     taps_h, taps_w = ((0,) * size for size in problem.weight_shape[2:])
     tasks = blocks * -(-tiling.depth // _LINES)
     launch(
-        _finish, _finish_parallel, tasks, out.size * 1.5,
+        _finish, tasks, out.size * 1.5,
         sums, page, flat(out), plan.sum_rows, tiling, shape.points_h, shape.points_w, taps_h, taps_w,
     )  # fmt: skip
     return out
@@ -145,16 +146,6 @@ def _transform(
                              points_h, points_w, results_h, results_w)  # fmt: skip
 
 
-@parallel_kernel
-def _transform_parallel(
-    first, end, x, grad, zeros, patches, grads, pitches, first_tile, tiles, tiling,
-    points_h, points_w, results_h, results_w,
-):  # fmt: skip
-    for task in prange(first, end):
-        _transform(task, task + 1, x, grad, zeros, patches, grads, pitches, first_tile, tiles, tiling,
-                   points_h, points_w, results_h, results_w)  # fmt: skip
-
-
 @inline
 def _panel(wide, patches, a_start, a_step, grads, b_start, b_step, sums, out_start, block, terms, first):
     if wide:
@@ -188,12 +179,6 @@ def _multiply(first, end, patches, grads, sums, pitches, initial, tiles, parts, 
                        sums, out_start, tiling.block, min(TERMS, tiles - t), initial and t == 0)  # fmt: skip
 
 
-@parallel_kernel
-def _multiply_parallel(first, end, patches, grads, sums, pitches, initial, tiles, parts, sum_rows, tiling, wide):
-    for task in prange(first, end):
-        _multiply(task, task + 1, patches, grads, sums, pitches, initial, tiles, parts, sum_rows, tiling, wide)
-
-
 @kernel
 def _finish(first, end, sums, zeros, out, sum_rows, tiling, points_h, points_w, taps_h, taps_w):
     """The sums transformed, to out[k][c][tap]. Task: a block and `_LINES` channels, so that runs of out are written."""
@@ -219,9 +204,3 @@ def _finish(first, end, sums, zeros, out, sum_rows, tiling, points_h, points_w, 
             to = ((group * tiling.columns + column + v) * tiling.depth + start) * taps
             for i in range(count * taps):
                 out[to + i] = lines[i * tiling.block + v]
-
-
-@parallel_kernel
-def _finish_parallel(first, end, sums, zeros, out, sum_rows, tiling, points_h, points_w, taps_h, taps_w):
-    for task in prange(first, end):
-        _finish(task, task + 1, sums, zeros, out, sum_rows, tiling, points_h, points_w, taps_h, taps_w)
