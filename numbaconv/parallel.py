@@ -86,7 +86,9 @@ def num_threads(threads: int) -> Iterator[None]:
 # --- the threading layer ----------------------------------------------------------------------------------
 
 _threads_lost = False
-_workqueue = threading.Lock()  # it ends the process if two threads enter it at once
+# One parallel region at a time: Python threads that compute at once share the cores already, and each region would ask
+# for all of them. (numba's own `workqueue` even ends the process when a second one begins.)
+_one_region = threading.Lock()
 
 
 def _lose_threads() -> None:
@@ -95,8 +97,8 @@ def _lose_threads() -> None:
 
 
 @functools.cache
-def _layer() -> tuple[int, threading.Lock | None]:
-    """The address of the threading layer's function, and the lock it wants held; starts its threads.
+def _layer() -> int:
+    """Starts the threads of the threading layer; the address of the function that hands them work.
 
     libgomp's threads wait for each other by spinning, by default for milliseconds. Where another process wants a core,
     that is a time slice lost at every parallel region: LeNet-5 training fell from 9,000 images/s to 300. With 1,000
@@ -121,14 +123,14 @@ def _layer() -> tuple[int, threading.Lock | None]:
         from numba.np.ufunc import tbbpool as pool  # type: ignore[attr-defined]
     else:
         from numba.np.ufunc import omppool as pool  # type: ignore[attr-defined]
-    return pool.parallel_for, _workqueue if name == "workqueue" else None
+    return pool.parallel_for
 
 
 # --- launching --------------------------------------------------------------------------------------------
 
 
 def launch(body: Any, tasks: int, work_ns: float, *args: Any) -> None:
-    """Runs ``body`` over ``tasks`` tasks: in parallel if there is enough work for it, else on this thread.
+    """Runs ``body`` over ``tasks`` tasks: in parallel if there is enough work and no other thread does, else here.
 
     Args:
         body: kernel ``(first_task, end_task, *args)``.
@@ -138,15 +140,12 @@ def launch(body: Any, tasks: int, work_ns: float, *args: Any) -> None:
     if tasks > 1 and work_ns >= PARALLEL_WORK_NS:
         threads = get_num_threads()
         if threads > 1 and not _threads_lost:
-            function, lock = _layer()
-            if lock is None:
-                _run(function, _address(body, args), min(threads, tasks), tasks, *args)
-                return
-            if lock.acquire(blocking=False):
+            function, address = _layer(), _address(body, args)
+            if _one_region.acquire(blocking=False):
                 try:
-                    _run(function, _address(body, args), min(threads, tasks), tasks, *args)
+                    _run(function, address, min(threads, tasks), tasks, *args)
                 finally:
-                    lock.release()
+                    _one_region.release()
                 return
     body(0, tasks, *args)
 

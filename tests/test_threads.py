@@ -1,60 +1,68 @@
-"""Kernels under several Python threads, and in a forked child."""
+"""Every threading layer of numba, under every arrangement of Python threads and processes that people use."""
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
-SETUP = """
-import json, os, threading
-import numpy as np
-from numbaconv import functional, parallel
-
-parallel.PARALLEL_WORK_NS = 0.0
-rng = np.random.default_rng(0)
-x, weight = rng.standard_normal((4, 8, 20, 20)).astype("f4"), rng.standard_normal((16, 8, 3, 3)).astype("f4")
-expected = functional.conv2d(x, weight)
-"""
-
-PYTHON_THREADS = f"""{SETUP}
-wrong = []
-
-def work(seed):
-    mine = np.random.default_rng(seed).standard_normal(x.shape).astype("f4")
-    first = functional.conv2d(mine, weight)
-    for _ in range(40):
-        same = np.array_equal(functional.conv2d(x, weight), expected)
-        if not same or not np.array_equal(functional.conv2d(mine, weight), first):
-            wrong.append(seed)
-
-threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-print(json.dumps(wrong))
-"""
-
-FORK = f"""{SETUP}
-child = os.fork()
-if child == 0:
-    os._exit(0 if np.array_equal(functional.conv2d(x, weight), expected) else 1)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
+CASES = [
+    "main_thread",
+    "threads",
+    "pool",
+    "spawned",
+    "joblib_pool",
+    "object_mode",
+    "training_and_predicting",
+    "interrupted",
+    pytest.param("forked", marks=pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")),
+]
+QUICK = {"threads", "forked", "interrupted"}  # on the layers that are not chosen by default
 
 
-def test_python_threads_do_not_disturb_each_other(run_python):
-    """Each has its own scratch memory; numba's thread count is applied in each."""
-    assert json.loads(run_python(PYTHON_THREADS)) == []
+def layers():
+    """omp is what pip installs on Linux; workqueue is always there; tbb needs its library."""
+    for layer in ("omp", "workqueue", "tbb"):
+        for case in CASES:
+            name = case if isinstance(case, str) else case.values[0]
+            marks = [] if isinstance(case, str) else list(case.marks)
+            if layer != "omp" and name not in QUICK:
+                marks.append(pytest.mark.full)
+            yield pytest.param(layer, name, id=f"{layer}-{name}", marks=marks)
+
+
+@pytest.fixture
+def run_case(run_python):
+    """``run_case(layer, case, rounds)``: how many results were compared."""
+    script = Path(__file__).with_name("threading_cases.py")
+    code = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    library = Path(sys.prefix) / "lib"  # where pip puts the library of TBB, and no loader looks
+
+    def run(layer, case, rounds):
+        found = (library / "libtbb.so.12").exists()
+        if layer == "tbb" and not found:
+            pytest.skip("TBB is not installed: pip install tbb")
+        if layer == "omp" and importlib.util.find_spec("numba.np.ufunc.omppool") is None:
+            pytest.skip("this numba has no OpenMP")
+        if case == "joblib_pool":
+            pytest.importorskip("joblib", reason="joblib is not installed")
+        paths = os.pathsep.join(filter(None, [str(library) if found else "", os.environ.get("LD_LIBRARY_PATH", "")]))
+        # More threads than this machine may have cores: what goes wrong with threads goes wrong then.
+        environment = {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "4", "LD_LIBRARY_PATH": paths}
+        return int(run_python(code, script, case, rounds, timeout=580, **environment))
+
+    return run
+
+
+@pytest.mark.parametrize(("layer", "case"), list(layers()))
+def test_bits_are_those_of_one_thread(layer, case, run_case):
+    assert run_case(layer, case, 12) >= 12
 
 
 @pytest.mark.full
-@pytest.mark.xfail(reason="numba's workqueue layer (no OpenMP, no TBB) aborts under two Python threads", strict=False)
-def test_python_threads_without_openmp(run_python):
-    assert json.loads(run_python(PYTHON_THREADS, NUMBA_THREADING_LAYER="workqueue")) == []
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_child_computes(run_python):
-    """GNU OpenMP ends a forked child at its first parallel region: the child takes the serial twins."""
-    assert run_python(FORK).strip() == "0"
+@pytest.mark.parametrize("layer", ["omp", "workqueue", "tbb"])
+def test_200_rounds_of_everything(layer, run_case):
+    assert run_case(layer, "mixed", 200) >= 198
