@@ -123,7 +123,7 @@ def _class_loss(way, name):
     ):  # fmt: skip
         begin, workers, first, step = place()
         total, used = float64(0), float64(0)
-        for position in range(begin, number, workers * cuda.gridDim.x):
+        for position in range(int32(begin), number, int32(workers * cuda.gridDim.x)):
             label = integer_at(labels, int64(position) * itemsize, itemsize, signed)
             loss = T(0)
             if label != ignore_index:
@@ -161,7 +161,7 @@ def _probability_loss(way, name):
     ):  # fmt: skip
         begin, workers, first, step = place()
         total, used = float64(0), float64(0)
-        for position in range(begin, number, workers * cuda.gridDim.x):
+        for position in range(int32(begin), number, int32(workers * cuda.gridDim.x)):
             outer, i = divided(position, inner, inner_multiplier, inner_shift)
             start = int32(outer * channels * inner + i)
             most = maximum_of(largest(x, start, inner, channels, first, step))
@@ -221,8 +221,8 @@ def _count_labels(
     labels: "u8*", itemsize: "i32", signed: "i32", number: "i32", ignore_index: "i64", counts: "i32*"
 ):  # fmt: skip
     used = float64(0)
-    for position in range(cuda.grid(1), number, cuda.gridsize(1)):
-        if integer_at(labels, position * itemsize, itemsize, signed) != ignore_index:
+    for position in range(int32(cuda.grid(1)), number, int32(cuda.gridsize(1))):
+        if integer_at(labels, int64(position) * itemsize, itemsize, signed) != ignore_index:
             used += float64(1)
     used = block_sum(used)
     if cuda.threadIdx.x == 0:
@@ -334,10 +334,12 @@ def mse_loss(x, target, reduction):
 @kernel(threads=THREADS)
 def _squared_error(x: "T*", target: "T*", size: "i64", sums: "f64*"):
     total, count = float64(0), float64(0)
-    for i in range(cuda.grid(1), size, cuda.gridsize(1)):
+    i, step = int64(cuda.grid(1)), int64(cuda.gridsize(1))
+    while i < size:  # (the length of a range is a division, of 64 bits here)
         difference = float64(x[i]) - float64(target[i])
         total += difference * difference
         count += float64(1)
+        i += step
     _store_sums(sums, total, count)
 
 
