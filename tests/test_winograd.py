@@ -64,10 +64,17 @@ CASES = {
 }
 
 
+def combinations():
+    """Each filter size is a kernel of its own, in each variant and type: quick are two of four, for 3x3 all."""
+    for case, (_, (_, r, s), _) in CASES.items():
+        for results, dtype in ((4, "float32"), (2, "float64"), (2, "float32"), (4, "float64")):
+            is_quick = (r, s) == (3, 3) or (results, dtype) in ((4, "float32"), (2, "float64"))
+            marks = () if is_quick else pytest.mark.full
+            yield pytest.param(case, results, dtype, id=f"{case}-{results}-{dtype}", marks=marks)
+
+
 @pytest.mark.reduced
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("results", [2, 4])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "results", "dtype"), list(combinations()))
 def test_all_directions(case, results, dtype, rng):
     input_shape, (k, r, s), arguments = CASES[case]
     x = rng.standard_normal(input_shape)

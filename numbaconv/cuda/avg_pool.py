@@ -181,7 +181,8 @@ def _windows_over(place, size, outputs, reach, stride, padding):
 
 
 def _mean_backward(like, name):
-    @kernel(threads=256, blocks_per_sm=4, name=name)
+    # (With a fourth block on a multiprocessor, a division in float64 spills.)
+    @kernel(threads=256, blocks_per_sm=3, name=name)
     def run(
         grad_output: "T*", out: "T*", size: "i32",
         inner: "i32", inner_multiplier: "u32", inner_shift: "u32",

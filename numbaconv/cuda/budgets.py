@@ -41,8 +41,8 @@ BUDGETS: dict[str, Budget] = {
     # --- avg_pool
     "avg_pool._plane_means": Budget((40, 56)),
     "avg_pool.mean": Budget(64),
-    "avg_pool.mean_backward": Budget(64),
-    "avg_pool.mean_backward_vector": Budget(64, wide="LDG STG"),
+    "avg_pool.mean_backward": Budget(80),
+    "avg_pool.mean_backward_vector": Budget(80, wide="LDG STG"),
     "avg_pool.mean_vector": Budget(64, wide="LDG STG"),
     # --- conv2d, linear
     "conv2d.grouped.depthwise": Budget(72, wide="LDG STG"),
@@ -96,7 +96,7 @@ BUDGETS: dict[str, Budget] = {
     # --- loss
     "loss._add_blocks": Budget(56, shared=256),
     "loss._count_labels": Budget(56, shared=256, float64=True),
-    "loss._squared_error": Budget((64, 72), shared=256, float64=True),
+    "loss._squared_error": Budget(112, shared=256, float64=True),
     "loss.class_gradient_columns": Budget((48, 56)),
     "loss.class_gradient_rows": Budget((48, 56)),
     "loss.class_loss_columns": Budget((80, 104), shared=256, float64=True),

@@ -28,6 +28,7 @@ from .softmax import THREADS, Positions, Ways, largest, positions_of, sum_of_exp
 
 _FLOAT64, _INT32 = np.dtype(np.float64), np.dtype(np.int32)
 _MOST_BLOCKS = 1024  # whose sums one block adds
+_FEW = 512  # labels that every warp of the gradient counts itself: a launch takes longer
 _MOST_COUNTS = 64  # blocks that count labels: every warp of the gradient adds their counts
 
 # --- cross-entropy ----------------------------------------------------------------------------------------
@@ -198,12 +199,15 @@ def cross_entropy_backward(grad_output, x, target, label_smoothing, ignore_index
                *positions.arguments(), label_smoothing)  # fmt: skip
     elif x.size:
         labels = _labels(target)
-        counts = (
-            _counted(labels, positions, ignore_index) if reduction == "mean" else memory.empty((0,), _INT32, x.device)
-        )
+        counts, count_blocks = memory.empty((0,), _INT32, x.device), 0
+        if reduction == "mean" and positions.number <= _FEW:
+            count_blocks = -1
+        elif reduction == "mean":
+            counts = _counted(labels, positions, ignore_index)
+            count_blocks = counts.size
         run, blocks = _CLASS_GRADIENT.chosen(positions)
         errors = _errors("cross_entropy_backward", x, ignore_index)
-        launch(run, x.dtype, blocks, x, *labels, out, *weights, counts, counts.size, *positions.arguments(),
+        launch(run, x.dtype, blocks, x, *labels, out, *weights, counts, count_blocks, *positions.arguments(),
                label_smoothing, ignore_index, *errors)  # fmt: skip
     return out
 
@@ -240,10 +244,14 @@ def _class_gradient(way, name):
         smoothing: "T", ignore_index: "i64", errors: "i64*", slot: "i32",
     ):  # fmt: skip
         """weight * (softmax - target) of each position; an ignored position's weight is 0."""
-        if count_blocks > 0:
+        if count_blocks != 0:
             used = int32(0)
             for k in range(lane_number(), count_blocks, 32):
                 used = int32(used + counts[k])
+            if count_blocks < 0:  # not counted yet
+                for k in range(lane_number(), number, 32):
+                    if integer_at(labels, int64(k) * itemsize, itemsize, signed) != ignore_index:
+                        used = int32(used + 1)
             weight = weight / T(max(warp_sum(used), 1))
         position, _, first, step = place()
         if position < number:
@@ -327,18 +335,20 @@ def mse_loss(x, target, reduction):
     target = match(target, x, any_address=True)
     blocks = min(-(-x.size // THREADS), _MOST_BLOCKS)
     sums = memory.empty((2 * blocks,), _FLOAT64, x.device)
-    launch(_squared_error, x.dtype, blocks, x, target, x.size, sums)
+    rounds = -(-x.size // max(blocks * THREADS, 1))
+    launch(_squared_error, x.dtype, blocks, x, target, x.size, rounds, sums)
     return _reduced(sums, blocks, reduction)
 
 
 @kernel(threads=THREADS)
-def _squared_error(x: "T*", target: "T*", size: "i64", sums: "f64*"):
+def _squared_error(x: "T*", target: "T*", size: "i64", rounds: "i32", sums: "f64*"):
     total, count = float64(0), float64(0)
     i, step = int64(cuda.grid(1)), int64(cuda.gridsize(1))
-    while i < size:  # (the length of a range is a division, of 64 bits here)
-        difference = float64(x[i]) - float64(target[i])
-        total += difference * difference
-        count += float64(1)
+    for _ in range(rounds):  # given, since i to size in steps would be a division of 64 bits
+        if i < size:
+            difference = float64(x[i]) - float64(target[i])
+            total += difference * difference
+            count += float64(1)
         i += step
     _store_sums(sums, total, count)
 
