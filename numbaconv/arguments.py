@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -93,6 +94,16 @@ def number(op: str, name: str, value: Any) -> float:
 def is_shape(value: Any) -> bool:
     """Whether a `hashable` value is a shape: a tuple of ints of at least 0."""
     return isinstance(value, tuple) and all(isinstance(size, int) and size >= 0 for size in value)
+
+
+_MOST_ELEMENTS = 1 << 59  # as float64 they have an address each, and NumPy can count their bytes
+
+
+def require_countable(op: str, **shapes: tuple[int, ...]) -> None:
+    """Raises ShapeError for an array that no machine can hold; an empty axis counts as one, as in NumPy's check."""
+    for name, shape in shapes.items():
+        if math.prod(max(size, 1) for size in shape) >= _MOST_ELEMENTS:
+            raise ShapeError(message(op, f"{name} must have fewer than 2**59 elements", **{f"{name}__shape": shape}))
 
 
 def batched(op: str, shape: Any, axes: str = "C, H, W", name: str = "x") -> bool:

@@ -77,13 +77,13 @@ def load_backend(name: str, op: str = "backend") -> ModuleType:
     return module
 
 
-def device_of(x: Any) -> str:
+def device_of(x: Any, op: str = "device_of", name: str = "x") -> str:
     """The name of the backend that owns an array: "cpu", "cuda".
 
     Raises:
         DTypeError: if it is no array at all.
     """
-    return "cpu" if isinstance(x, np.ndarray) else _device_of(x, "device_of", "x")
+    return "cpu" if isinstance(x, np.ndarray) else _device_of(x, op, name)
 
 
 def place_of(x: Any) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .arguments import Pair, integer, is_shape, pair, remembered
+from .arguments import Pair, integer, is_shape, pair, remembered, require_countable
 from .errors import ArgumentError, ShapeError, message
 
 Shape4 = tuple[int, int, int, int]
@@ -218,6 +218,7 @@ def conv2d_problem(
                 dilation=dilations,
             )
         )
+    require_countable(op, x=input_shape, weight=weight_shape, output=(n, k, p, q))
     return Conv2dProblem((n, c, h, w), (k, c_per_group, r, s), (n, k, p, q), strides, full, dilations, groups)
 
 
@@ -273,6 +274,7 @@ def conv_transpose2d_problem(
         raise ShapeError(
             message(op, "the output must not be empty", x__shape=input_shape, kernel_size=(r, s), padding=pads)
         )
+    require_countable(op, x=input_shape, weight=weight_shape, output=(n, c, h, w))
     full = (pads[0], pads[0], pads[1], pads[1])
     return Conv2dProblem((n, c, h, w), (k, c_per_group, r, s), (n, k, p, q), strides, full, dilations, groups)
 
@@ -317,13 +319,13 @@ def pool2d_problem(
             )
         )
     output_shape = (n, c, sizes[0], sizes[1])
+    require_countable(op, x=input_shape, output=output_shape)
     return Pool2dProblem((n, c, h, w), output_shape, kernel, strides, pads, dilations, count_include_pad)
 
 
 @remembered
-def pad_problem(input_shape: tuple[int, ...], padding: Any, mode: str) -> PadProblem:
+def pad_problem(input_shape: tuple[int, ...], padding: Any, mode: str, op: str = "pad") -> PadProblem:
     """Checks the arguments of `functional.pad`. `padding`: int, (vertical, horizontal), or pairs per axis."""
-    op = "pad"
     _rank(op, "x", input_shape, 4, "N, C, H, W")
     if mode not in PAD_MODES:
         raise ArgumentError(message(op, f"mode must be one of {', '.join(PAD_MODES)}", mode=mode))
@@ -340,4 +342,5 @@ def pad_problem(input_shape: tuple[int, ...], padding: Any, mode: str) -> PadPro
         if mode == "replicate" and size < 1:
             raise ShapeError(message(op, "replicate needs at least one row and column", x__shape=input_shape))
     output_shape = (n, c, h + top + bottom, w + left + right)
+    require_countable(op, x=input_shape, output=output_shape)
     return PadProblem((n, c, h, w), output_shape, (top, bottom, left, right), mode)

@@ -31,6 +31,11 @@ class _Axis(NamedTuple):
         """Inputs of the longest window."""
         return int(np.max(self.windows[1] - self.windows[0], initial=0))
 
+    @property
+    def covered(self) -> bool:
+        """Whether every window holds an input: what a pooling left unread has none in its backward."""
+        return bool(np.all(self.windows[1] > self.windows[0]))
+
 
 def _pool_axis(
     size: int, output_size: int, kernel_size: int, stride: int, padding: int, count_include_pad: bool
@@ -111,7 +116,7 @@ def _window_sums(x: np.ndarray, rows: _Axis, columns: _Axis) -> np.ndarray:
             _sum_planes, -(-outer // _PLANES), x.size * 0.3, flat(x), flat(out), outer,
             rows.divisors[0] * columns.divisors[0],
         )  # fmt: skip
-    elif inner == 1 and (h, w) == (1, 1) and rows.longest == columns.longest == 1:
+    elif inner == 1 and (h, w) == (1, 1) and rows.covered and columns.covered:
         factor = x.dtype.type(rows.weights[0] * columns.weights[0])
         launch(
             _spread_planes, -(-outer // _PLANES), out.size * 0.3, flat(x), flat(out), outer,

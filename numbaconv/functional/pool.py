@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arguments import Pair, batched, pair, require_same_shape
+from ..arguments import Pair, batched, hashable, pair, require_countable, require_same_shape
 from ..backend import device_of, enter, own_array, place_of
 from ..errors import DeviceError, DTypeError, ShapeError, message
 from ..shapes import Pool2dProblem, pool2d_problem
@@ -179,7 +179,9 @@ def adaptive_avg_pool2d(x: Array, output_size: int | Pair) -> Array:
     backend, x = enter(op, x=x)
     shape = _batch_of(op, x.shape)
     _require_pixels(op, "x", shape)
-    output = backend.adaptive_avg_pool2d(x.reshape(shape), pair(op, "output_size", output_size, 1))
+    sizes = pair(op, "output_size", output_size, 1)
+    require_countable(op, output=(*shape[:2], *sizes))
+    output = backend.adaptive_avg_pool2d(x.reshape(shape), sizes)
     return output[0] if len(x.shape) == 3 else output
 
 
@@ -200,6 +202,7 @@ def adaptive_avg_pool2d_backward(grad_output: Array, input_shape: tuple[int, ...
     backend, grad_output = enter(op, grad_output=grad_output)
     shape = _batch_of(op, input_shape)
     _require_pixels(op, "input", shape)
+    require_countable(op, input=shape)
     output_shape = grad_output.shape
     if len(output_shape) != len(input_shape) or output_shape[:-2] != tuple(input_shape[:-2]):
         values = {"grad_output__shape": output_shape, "input_shape": tuple(input_shape)}
@@ -212,7 +215,7 @@ def adaptive_avg_pool2d_backward(grad_output: Array, input_shape: tuple[int, ...
 
 def _batch_of(op: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape with N; an image is a batch of one."""
-    shape = tuple(shape)
+    shape = hashable(shape)
     return shape if batched(op, shape) else (1, *shape)
 
 
@@ -260,7 +263,7 @@ def _require_pixels(op: str, name: str, shape: tuple[int, ...]) -> None:
 
 def _integers(op: str, indices: Array, grad_output: Array) -> Array:
     """Indices as the backend expects them: integers on the device of grad_output."""
-    where = {"grad_output": device_of(grad_output), "indices": device_of(indices)}
+    where = {"grad_output": device_of(grad_output), "indices": device_of(indices, op, "indices")}
     if len(set(where.values())) == 1:
         indices = own_array(op, "indices", indices)
         where = {"grad_output": place_of(grad_output), "indices": place_of(indices)}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..arguments import batched, integer, number, require_same_shape
+from ..arguments import batched, hashable, integer, is_shape, number, require_same_shape
 from ..backend import enter
 from ..errors import ArgumentError, ShapeError, message
 from ..shapes import PadProblem, pad_problem
@@ -63,8 +63,8 @@ def pad_backward(grad_output: Array, input_shape: tuple[int, ...], padding: Any,
 
 
 def _pad_problem(op: str, shape: tuple[int, ...], padding: Any, mode: str) -> PadProblem:
-    shape = tuple(shape)
-    return pad_problem(shape if batched(op, shape) else (1, *shape), padding, mode)
+    shape = hashable(shape)
+    return pad_problem(shape if batched(op, shape) else (1, *shape), padding, mode, op)
 
 
 def flatten(x: Array) -> Array:
@@ -100,8 +100,8 @@ def flatten_backward(grad_output: Array, input_shape: tuple[int, ...]) -> Array:
     """
     op = "flatten_backward"
     backend, grad_output = enter(op, grad_output=grad_output)
-    input_shape = tuple(input_shape)
-    if len(input_shape) < 2:
+    input_shape = hashable(input_shape)
+    if not is_shape(input_shape) or len(input_shape) < 2:
         raise ShapeError(message(op, "input_shape must have at least 2 axes (N, ...)", input_shape=input_shape))
     output_shape = input_shape[0], math.prod(input_shape[1:])
     require_same_shape(op, "grad_output", grad_output.shape, "output", output_shape)
@@ -177,6 +177,8 @@ def concat_backward(grad_output: Array, sizes: Sequence[int]) -> tuple[Array, ..
     """
     op = "concat_backward"
     backend, grad_output = enter(op, grad_output=grad_output)
+    if not isinstance(sizes, Sequence) or isinstance(sizes, (str, bytes)):
+        raise ArgumentError(message(op, "sizes must be a list of ints", sizes=sizes))
     pieces = tuple(integer(op, "sizes", size, 0) for size in sizes)
     if len(grad_output.shape) < 2 or sum(pieces) != grad_output.shape[1]:
         values = {"grad_output__shape": grad_output.shape, "sizes": pieces}
