@@ -43,6 +43,7 @@ CASES = [
     PoolCase("whole_image", (2, 3, 4, 5), (4, 5)),
     PoolCase("one_window_leaves_a_row", (2, 3, 3, 1), (2, 1)),
     PoolCase("one_window_leaves_a_column", (2, 3, 2, 4), (2, 3)),
+    PoolCase("one_pixel_padded_one_window", (2, 3, 1, 1), (1, 2), None, (0, 1)),
     PoolCase("one_row", (2, 3, 1, 9), (1, 3), 2),
     PoolCase("one_pixel", (3, 4, 1, 1), 1),
     PoolCase("one_channel", (3, 1, 6, 7), 2, 1),

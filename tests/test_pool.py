@@ -85,6 +85,18 @@ def test_max_pool2d_of_relu(case, order, dtype, rng):
     assert_close(grad, max_backward_loops(passed, places, case.x), dtype)
 
 
+@both_counts
+def test_avg_pool2d_of_one_pixel_in_padding(count_include_pad, rng):
+    """Four windows hold the pixel: a quarter of it each, or all of it."""
+    x, share = random_array(rng, (2, 3, 1, 1), "float64"), 0.25 if count_include_pad else 1.0
+    options = {"kernel_size": 2, "stride": 1, "padding": 1, "count_include_pad": count_include_pad}
+    y = functional.avg_pool2d(x, **options)
+    np.testing.assert_allclose(y, np.tile(x, (2, 2)) * share, rtol=1e-15)
+    grad_output = random_array(rng, y.shape, "float64")
+    grad_input = functional.avg_pool2d_backward(grad_output, input_shape=x.shape, **options)
+    np.testing.assert_allclose(grad_input, grad_output.sum((2, 3), keepdims=True) * share, rtol=1e-14)
+
+
 @pytest.mark.reduced
 @each_plain_case
 @each_order

@@ -32,9 +32,14 @@ class _Axis(NamedTuple):
         return int(np.max(self.windows[1] - self.windows[0], initial=0))
 
     @property
-    def covered(self) -> bool:
-        """Whether every window holds an input: what a pooling left unread has none in its backward."""
-        return bool(np.all(self.windows[1] > self.windows[0]))
+    def sums(self) -> bool:
+        """Whether inputs are added as they are, and only then divided."""
+        return bool(np.all(self.weights == 1))
+
+    @property
+    def spreads(self) -> bool:
+        """Whether, of one input, every output is that input times its weight: its window may be empty, too."""
+        return bool(np.all(self.windows[1] > self.windows[0]) and np.all(self.divisors == 1))
 
 
 def _pool_axis(
@@ -111,12 +116,12 @@ def _window_sums(x: np.ndarray, rows: _Axis, columns: _Axis) -> np.ndarray:
             _sum_channels, outer * p, work, flat(x), flat(out), (h, w, p, q, inner),
             rows.windows, weights[0], rows.divisors, columns.windows, weights[1], columns.divisors,
         )  # fmt: skip
-    elif inner == 1 and (p, q) == (1, 1) and rows.longest == h and columns.longest == w:
+    elif inner == 1 and (p, q) == (1, 1) and rows.longest == h and columns.longest == w and rows.sums and columns.sums:
         launch(
             _sum_planes, -(-outer // _PLANES), x.size * 0.3, flat(x), flat(out), outer,
             rows.divisors[0] * columns.divisors[0],
         )  # fmt: skip
-    elif inner == 1 and (h, w) == (1, 1) and rows.covered and columns.covered:
+    elif inner == 1 and (h, w) == (1, 1) and rows.spreads and columns.spreads:
         factor = x.dtype.type(rows.weights[0] * columns.weights[0])
         launch(
             _spread_planes, -(-outer // _PLANES), out.size * 0.3, flat(x), flat(out), outer,

@@ -146,9 +146,10 @@ def _finish(grids: list[tuple[Grid, _Taps]], columns: Columns, packing: Packing,
     r, s = filter_size
     if len(grids) == 1 and packing.groups == 1 and packing.depth < FOLD_BELOW and s > 1:
         grid, taps = grids[0]
-        # Neighbours in memory: shifts 1 apart, in the order the filter columns are packed in.
+        # Neighbours in memory: shifts 1 apart, in the order the filter columns are packed in. All rows of the filter:
+        # of an image lower than the stride there is one grid too, and some rows do not reach it.
         order = sorted(taps.columns)
-        if len(order) == s and order[-1][0] - order[0][0] == s - 1:
+        if len(taps.rows) == r and len(order) == s and order[-1][0] - order[0][0] == s - 1:
             return _folded(grid, _Taps(sorted(taps.rows), order), columns, packing, filter_size)
     tap_offsets = np.arange(r * s, dtype=np.int64)
     tables = [
