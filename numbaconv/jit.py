@@ -1,4 +1,4 @@
-"""The one place that names numba flags: kernel decorators, and the cache's key.
+"""The one place that names numba flags: kernel decorators.
 
 Why each flag is as it is:
 
@@ -14,20 +14,20 @@ A kernel that `parallel.launch` runs takes a range of tasks, ``(first_task, end_
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numba
 from numba.core import types
-from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 from numba.extending import intrinsic, overload
+
+from .compile_notice import announced
+from .kernel_cache import KernelCache
 
 __all__ = [
     "always_inline",
     "by_dtype",
+    "compile_counts",
     "compiled_signatures",
     "inline",
     "kernel",
@@ -41,57 +41,14 @@ _FLAGS: dict[str, Any] = {
     "boundscheck": False,
 }
 
-_PACKAGE = Path(__file__).parent
 _kernels: list[Any] = []
-
-
-@functools.cache
-def _source_digest() -> str:
-    """SHA-256 of every file kernels come from.
-
-    numba stamps a cached function with its own file's time and size only: a helper edited in another file
-    would leave the old machine code in use.
-    """
-    digest = hashlib.sha256()
-    for path in [_PACKAGE / "jit.py", _PACKAGE / "parallel.py", *sorted((_PACKAGE / "cpu").rglob("*.py"))]:
-        digest.update(str(path.relative_to(_PACKAGE)).encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-class _PackageCache(FunctionCache):
-    """numba's on-disk cache, stamped with the package's source instead of one file's time."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(function)
-        self._cache_file = IndexDataCacheFile(
-            cache_path=self._cache_path,
-            filename_base=self._impl.filename_base,
-            source_stamp=_source_digest(),
-        )
-
-
-class _CacheAtFirstUse:
-    """Looks for the cache's directory when a kernel is first called: for all kernels it is a fifth of the import."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-
-    @functools.cached_property
-    def _cache(self) -> Any:
-        try:
-            return _PackageCache(self._function)
-        except (RuntimeError, OSError):
-            return NullCache()  # no place to write: kernels still compile, in every process anew
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cache, name)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
     """A function that is compiled at its first call, for the types of its arguments."""
     dispatcher = numba.njit(**_FLAGS)(function)
-    dispatcher._cache = _CacheAtFirstUse(function)
+    dispatcher._cache = KernelCache(function)
+    dispatcher._compiler.compile = announced(dispatcher._compiler.compile)
     _kernels.append(dispatcher)
     return dispatcher
 
@@ -140,3 +97,9 @@ always_inline: Any = _function_attribute("alwaysinline")
 def compiled_signatures() -> dict[str, int]:
     """How many specialisations of each kernel this process has compiled or loaded so far."""
     return {f"{k.py_func.__module__}.{k.py_func.__name__}": len(k.signatures) for k in _kernels if k.signatures}
+
+
+def compile_counts() -> tuple[int, int]:
+    """(compiled, loaded from the cache): specialisations of all kernels in this process so far."""
+    statistics = [k.stats for k in _kernels]
+    return sum(sum(s.cache_misses.values()) for s in statistics), sum(sum(s.cache_hits.values()) for s in statistics)

@@ -29,7 +29,7 @@ from numba.extending import intrinsic
 from .errors import ArgumentError, message
 from .jit import kernel
 
-__all__ = ["get_num_threads", "launch", "num_threads", "set_num_threads"]
+__all__ = ["get_num_threads", "launch", "num_threads", "set_num_threads", "threading_layer"]
 
 # A parallel region wakes threads: some 10 us on idle cores, hundreds when they are busy. `work` is an estimate
 # in nanoseconds on one thread; below this one thread is faster.
@@ -124,6 +124,12 @@ def _layer() -> int:
     else:
         from numba.np.ufunc import omppool as pool  # type: ignore[attr-defined]
     return pool.parallel_for
+
+
+def threading_layer() -> str:
+    """The name of numba's threading layer, whose threads run kernels: "omp", "tbb", "workqueue"; starts them."""
+    _layer()
+    return numba.threading_layer()
 
 
 # --- launching --------------------------------------------------------------------------------------------

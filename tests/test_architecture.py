@@ -15,13 +15,14 @@ PACKAGE = Path(__file__).resolve().parent.parent / "numbaconv"
 # The first part of a module's name below numbaconv. `numbaconv` itself, which gathers the names, is above all.
 FLOORS = {
     **dict.fromkeys(["arguments", "errors", "shapes"], 0),
-    **dict.fromkeys(["algorithm", "contract", "jit", "parallel"], 1),
+    **dict.fromkeys(["algorithm", "cache_files", "compile_notice", "contract", "jit", "kernel_cache", "parallel"], 1),
     **dict.fromkeys(["cpu", "cuda"], 2),
     "backend": 3,
     "functional": 4,
     "nn": 5,
     "optim": 6,
     **dict.fromkeys(["data", "gradcheck", "io", "models", "train"], 7),
+    **dict.fromkeys(["command", "__main__"], 9),
 }
 TOP = 8
 COMPILERS = {"njit", "jit", "vectorize", "guvectorize", "stencil", "cfunc", "generated_jit", "overload"}

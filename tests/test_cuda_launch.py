@@ -285,28 +285,3 @@ def test_what_cannot_be_told_apart_is_refused():
         with_body("x[n] = T(cache.SIZE)")
     with pytest.raises(TypeError, match=r"a kernel uses a list, \[3\]"):
         with_body("x[n] = T(SIZE[0])", "SIZE = [3]\n")
-
-
-def test_files_that_are_no_good_are_not_used(tmp_path):
-    file = cache.CacheFile(tmp_path / "new" / "kernel.ptx", b"stamp" * 4)
-    assert file.read() is None
-    file.write(b"content")
-    assert file.read() == b"content"
-    assert [path.name for path in file.path.parent.iterdir()] == ["kernel.ptx"]
-    assert cache.CacheFile(file.path, b"other" * 4).read() is None
-    whole = file.path.read_bytes()
-    for broken in (b"", whole[:10], whole[:-1], whole + b"x", whole[:-1] + b"x"):
-        file.path.write_bytes(broken)
-        assert file.read() is None
-    file.write(b"content")
-    assert file.read() == b"content"
-
-
-def test_no_place_to_write(tmp_path):
-    nowhere = cache.CacheFile(None, b"stamp")
-    nowhere.write(b"content")
-    assert nowhere.read() is None
-    (tmp_path / "file").write_bytes(b"")
-    inside_a_file = cache.CacheFile(tmp_path / "file" / "kernel.ptx", b"stamp")
-    inside_a_file.write(b"content")
-    assert inside_a_file.read() is None

@@ -1,9 +1,9 @@
 """Compiled kernels on disk: where, and when they are stale.
 
-They lie where numba keeps the CPU's machine code (NUMBA_CACHE_DIR, else __pycache__ beside the source), one file for
-each kernel, element type and architecture. Each is stamped with a digest of all that made it: the bytecode of the
-kernel and of every function it calls, the values of the constants they use, its launch bounds, this package's
-compiler, and the versions of the toolchain. So an edited file makes no more kernels stale than it changes.
+They lie where the CPU's machine code does (see `cache_files`), one file for each kernel, element type and architecture.
+Each is stamped with a digest of all that made it: the bytecode of the kernel and of every function it calls, the values
+of the constants they use, its launch bounds, this package's compiler, and the versions of the toolchain. So an edited
+file makes no more kernels stale than it changes.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
+import inspect
 import sys
-import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,55 +20,33 @@ from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import numba
-from numba.core.caching import FunctionCache
+
+from .. import cache_files
 
 _PACKAGE = __name__.partition(".")[0]
 
 
 class CacheFile(NamedTuple):
-    """A place on disk for one kernel's code; None where there is no place to write."""
+    """The file of one kernel's code, wherever it may be kept."""
 
-    path: Path | None
+    source: str
+    name: str
     stamp: bytes
 
     def read(self) -> bytes | None:
         """What was written with the same stamp; None if there is nothing, or not all of it."""
-        if self.path is None:
-            return None
-        try:
-            found = self.path.read_bytes()
-        except OSError:
-            return None
-        head, content = found[: len(self._head(b""))], found[len(self._head(b"")) :]
-        return content if head == self._head(content) else None
-
-    def _head(self, content: bytes) -> bytes:
-        return self.stamp + hashlib.sha256(content).digest()
+        return cache_files.read(self.source, self.name, self.stamp)
 
     def write(self, content: bytes) -> None:
         """At once or not at all: another process may read or write the same file."""
-        if self.path is None:
-            return
-        with contextlib.suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f"{self.path.name}.")
-            try:
-                with os.fdopen(handle, "wb") as out:
-                    out.write(self._head(content) + content)
-                os.replace(name, self.path)
-            except OSError:
-                os.unlink(name)
-                raise
+        cache_files.write(self.source, self.name, self.stamp, content)
 
 
 def file_of(kernel: Any, cc: tuple[int, int], kind: str) -> CacheFile:
     """The file of a `launch.Specialised` for a compute capability; `kind` is "ptx" or "cubin"."""
     stamp = hashlib.sha256(f"{kernel_digest(kernel)} {_toolchain()} {cc} {kind}".encode()).digest()
-    try:
-        folder = Path(FunctionCache(kernel.kernel.function)._cache_path)
-    except RuntimeError:  # numba found no place to write: every process compiles anew
-        return CacheFile(None, stamp)
-    return CacheFile(folder / f"{kernel.name}-sm_{cc[0]}{cc[1]}.{kind}", stamp)
+    source = inspect.getfile(kernel.kernel.function)
+    return CacheFile(source, f"{kernel.name}-sm_{cc[0]}{cc[1]}.{kind}", stamp)
 
 
 @functools.cache

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ..compile_notice import compiling
 from ..errors import DeviceError, message
 from . import cache
 
@@ -33,7 +34,8 @@ def ptx(kernel: Any, cc: tuple[int, int]) -> str:
     file = cache.file_of(kernel, cc, "ptx")
     text = file.read()
     if text is None:
-        text = _compile(kernel, cc).encode()
+        with compiling():
+            text = _compile(kernel, cc).encode()
         file.write(text)
     return text.decode()
 
@@ -43,7 +45,8 @@ def cubin(kernel: Any, cc: tuple[int, int]) -> Cubin:
     file = cache.file_of(kernel, cc, "cubin")
     content = file.read()
     if content is None:
-        code, log = link(kernel.ptx(cc), cc)
+        with compiling():
+            code, log = link(kernel.ptx(cc), cc)
         content = log.encode() + b"\0" + code
         file.write(content)
     log_bytes, _, code = content.partition(b"\0")

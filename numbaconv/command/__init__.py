@@ -1,0 +1,1 @@
+"""What ``python -m numbaconv`` does: one file for each command."""
