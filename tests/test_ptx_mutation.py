@@ -69,6 +69,16 @@ def test_every_removal_is_listed_and_noticed_or_explained():
     assert not score.unused
 
 
+def test_a_block_must_not_end_before_its_copies():
+    """Its shared memory may be another block's by then."""
+    body = "mov.u32 %r0, tile; mad.lo.u32 %r0, %t, 4, %r0; mad.wide.u32 %a0, %t, 4, %x;\n"
+    body += "cp.async.ca.shared.global [%r0], [%a0], 4; cp.async.commit_group;"
+    x = np.zeros(64, np.float32)
+    with pytest.raises(Violation, match=r"copy in flight: its block ends, and thread .* of block .* has not waited"):
+        Kernel(text_of(body)).run(1, 64, x, x)
+    Kernel(text_of(body + " cp.async.wait_group 0;")).run(1, 64, x, x)
+
+
 def test_a_weak_test_lets_mutants_survive():
     def weak(text):
         x, y = np.zeros(128, np.float32), poisoned(128, np.float32)

@@ -96,6 +96,10 @@ class Batch:
         while self.pending or self.release():
             place = min(self.pending)
             self.run_group(place, self.pending.pop(place))
+        if self.check and self.copies:
+            copy = self.copies.pending[0]
+            who = self.who(self.block_number(copy.threads[0]), self.thread_in_block[copy.threads[0]])
+            raise Violation(checks.IN_FLIGHT, f"its block ends, and {who} has not waited for a cp.async")
 
     def run_group(self, place: int, index: np.ndarray) -> None:
         """Runs a group until it ends, waits, splits, or is no longer the furthest back."""

@@ -19,7 +19,7 @@ valid when the compiler numbers them otherwise. The list's keys are patterns (fn
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -120,7 +120,13 @@ def _numbered(found: list[Mutant]) -> list[Mutant]:
     return out
 
 
-def examine(name: str, text: str, check: Callable[[str], None], harmless: Mapping[str, str] | None = None) -> Score:
+def examine(
+    name: str,
+    text: str,
+    check: Callable[[str], None],
+    harmless: Mapping[str, str] | None = None,
+    kinds: Collection[str] = KINDS,
+) -> Score:
     """Runs a test on every mutant.
 
     Args:
@@ -128,11 +134,14 @@ def examine(name: str, text: str, check: Callable[[str], None], harmless: Mappin
         text: its PTX.
         check: runs the test on a text; raises if it notices anything. It must pass on `text` itself.
         harmless: pattern of ``kernel:key`` -> why nothing can notice.
+        kinds: of the mutants to run.
     """
     check(text)
     patterns = {p: why for p, why in (harmless or {}).items() if fnmatchcase(name, p.partition(":")[0])}
     used, results = set(), []
     for mutant in mutants(text):
+        if mutant.kind not in kinds:
+            continue
         try:
             check(mutant.text)
         except Violation as violation:
