@@ -96,7 +96,12 @@ class KernelCache:
             content = cache_files.read(self._source, *self._entry(signature, target_context.codegen()))
         except OSError:
             return None
-        return None if content is None else CompileResult._rebuild(target_context, *pickle.loads(content))
+        if content is None:
+            return None
+        try:
+            return CompileResult._rebuild(target_context, *pickle.loads(content))
+        except Exception:  # whatever ails it, compiling mends it; pickle alone raises a dozen kinds
+            return None
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         """Keeps compiled code for later processes, where that can be done."""

@@ -154,3 +154,15 @@ def run_python():
         return done.stdout
 
     return call
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """``forked(code, **environment)``: what a process leaves that begins with numba imported (see `forked.Server`)."""
+    from forked import Server
+
+    if not hasattr(os, "fork"):
+        pytest.skip("processes cannot be forked here")
+    server = Server()
+    yield server
+    server.close()

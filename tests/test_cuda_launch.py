@@ -18,6 +18,7 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 from numba import cuda, float32, int32
 from ptx.runtime import InterpreterRuntime
 
+from numbaconv import cache_files
 from numbaconv.cuda import cache, compiler, launch, memory, runtime, transfer
 from numbaconv.cuda.launch import VECTOR, PerType, T, inline
 
@@ -285,3 +286,23 @@ def test_what_cannot_be_told_apart_is_refused():
         with_body("x[n] = T(cache.SIZE)")
     with pytest.raises(TypeError, match=r"a kernel uses a list, \[3\]"):
         with_body("x[n] = T(SIZE[0])", "SIZE = [3]\n")
+
+
+def test_code_on_disk_that_is_no_good_is_compiled_anew_and_repaired(monkeypatch, tmp_path):
+    """It lies where the CPU's does, on the same terms: test_cache.py."""
+    monkeypatch.setattr(cache_files, "chosen_folder", lambda: str(tmp_path))
+    monkeypatch.setattr(cache_files, "places", cache_files.places.__wrapped__)
+    made = factorials.specialise("float32")
+    text = compiler.ptx(made, (7, 5))
+    (path,) = tmp_path.rglob("*.ptx")
+    whole = path.read_bytes()
+    assert whole.endswith(text.encode())
+    assert cache.file_of(made, (8, 0), "ptx").read() is None
+    assert path.name != cache.file_of(made, (8, 0), "ptx").name
+    for broken in (b"", whole[:10], whole[:-1], whole + b"x", whole[:-1] + b"x"):
+        path.write_bytes(broken)
+        assert cache.file_of(made, (7, 5), "ptx").read() is None
+        assert compiler.ptx(made, (7, 5)) == text
+        assert path.read_bytes() == whole
+    path.chmod(0o666)
+    assert cache.file_of(made, (7, 5), "ptx").read() is None, "others could have written it"

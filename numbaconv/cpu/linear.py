@@ -51,7 +51,8 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, relu: boo
     if bias is None:
         np.copyto(out, transposed)
     else:
-        np.add(transposed, bias, out=out)
+        with np.errstate(all="ignore"):
+            np.add(transposed, bias, out=out)
     return activation.relu(out) if relu else out
 
 

@@ -11,8 +11,11 @@ import math
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+
+from ..errors import DeviceMemoryError, message
 
 _BYTE = np.dtype(np.uint8)
 _ALIGNMENT = 64  # a cache line, and one AVX-512 vector
@@ -25,7 +28,39 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _raw(nbytes: int) -> np.ndarray:
-    return np.empty(nbytes + _ALIGNMENT, np.uint8)
+    """Bytes to lend.
+
+    Raises:
+        DeviceMemoryError: if there are not so many. Linux promises more memory than it has, and kills who uses it.
+    """
+    if nbytes > _LARGEST_UNCHECKED and nbytes > (free := available()):
+        raise _too_large(nbytes, free)
+    try:
+        return np.empty(nbytes + _ALIGNMENT, np.uint8)
+    except (MemoryError, ValueError):
+        raise _too_large(nbytes, available()) from None
+
+
+def _too_large(nbytes: int, free: int) -> DeviceMemoryError:
+    rule = "an array must fit in the memory that is available"
+    fix = "Use smaller batches or images."
+    return DeviceMemoryError(message("memory", rule, fix, bytes=nbytes, available=free))
+
+
+_LARGEST_UNCHECKED = 1 << 28  # bytes; to ask takes 30 us
+_UNKNOWN = 1 << 62
+_CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+def available() -> int:
+    """Bytes this process may still take, as far as the system says (Linux; elsewhere a very large number)."""
+    free = _UNKNOWN
+    with contextlib.suppress(OSError, ValueError):
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(lines.get("MemAvailable", f"{_UNKNOWN >> 10} kB").split()[0]) << 10
+    with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
+        free = min(free, int(_CONTROL_GROUP.read_text()))
+    return free
 
 
 def _on(raw: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -152,7 +152,8 @@ def _channel_sums(a: np.ndarray, a_shift: np.ndarray, b: np.ndarray, b_shift: np
     arrays = flat(a), a_shift, flat(b), b_shift, partial, lanes
     launch(_sums, grid.tasks, a.size * 0.5, *arrays, grid)
     # Group by group in order: the same bits whichever thread did which.
-    return partial.reshape(grid.groups, 2, grid.channels).sum(axis=0)
+    with np.errstate(all="ignore"):
+        return partial.reshape(grid.groups, 2, grid.channels).sum(axis=0)
 
 
 @kernel

@@ -21,13 +21,15 @@ def channel_sums(x: np.ndarray) -> np.ndarray:
     """(C,): the sum of a dense (N, C, ...) array over everything else."""
     if x.size < _SMALL:
         axes = (0, *range(2, x.ndim))
-        return np.add.reduce(x, axes, np.float64).astype(x.dtype)
+        with np.errstate(all="ignore"):
+            return np.add.reduce(x, axes, np.float64).astype(x.dtype)
     outer, inner = around_axis(x, 1)
     channels = x.shape[1]
     partial = scratch("channel sums", _TASKS * channels, np.dtype(np.float64))
     launch(_channel_sums, _TASKS, x.size * 0.3, flat(x), partial, outer, channels, inner)
     out = empty((channels,), x.dtype)
-    out[:] = partial.reshape(_TASKS, channels).sum(axis=0)
+    with np.errstate(all="ignore"):
+        out[:] = partial.reshape(_TASKS, channels).sum(axis=0)
     return out
 
 

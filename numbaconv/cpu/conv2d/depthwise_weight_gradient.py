@@ -63,7 +63,8 @@ def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarr
     args = flat(channels_last(grad_output)), source, distance, sums, offsets, window, (0,) * s, (0,) * group
     launch(_accumulate, _SPLITS, problem.multiply_adds * 0.03, *args)
     out = empty(problem.weight_shape, x.dtype)
-    total = sums.reshape(_SPLITS, r, s, group, k).sum(axis=0)  # in the order of the splits
+    with np.errstate(all="ignore"):
+        total = sums.reshape(_SPLITS, r, s, group, k).sum(axis=0)  # in the order of the splits
     out[...] = total.transpose(3, 2, 0, 1)
     return out
 
