@@ -32,10 +32,10 @@ def algorithm(name: str) -> Iterator[None]:
     A name that the backend does not know, or that does not support a problem, raises ArgumentError at the call.
     A direction that the algorithm does not have is computed as usual.
 
-    NaN and Inf go through all of them by the rules of IEEE arithmetic, the zeros of the padding being factors like
-    any others, but through "winograd_2" and "winograd_4": these transform tiles of several pixels and filters as
-    wholes, so one NaN or Inf makes NaN of every result of the tiles that read it, or of the channel whose filter has
-    it. "direct" gives those by the definition.
+    NaN and Inf go through all of them by the rules of IEEE arithmetic (zeros of the padding may be factors: where a
+    filter with an Inf reaches them is NaN), but through "winograd_2" and "winograd_4": these transform tiles of several
+    pixels and filters as wholes, so one NaN or Inf makes NaN of every result of the tiles that read it, or of the
+    channel whose filter has it. "direct" gives those by the definition.
     """
     token = _context.set(name)
     try:

@@ -1,7 +1,7 @@
 """Many processes, each with numba imported and used already, and with nothing of numbaconv's cache: in a moment each.
 
 A server, started once, forks a child for each piece of code: a fresh interpreter takes a second to import numba. A
-child may become another user, who need not be able to read the interpreter's files. Run as a program, this is the server.
+child may become another user, who need not be able to read the interpreter's files. As a program, this is the server.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
@@ -50,7 +51,7 @@ def test_info_tells_versions_processor_threads_cache_and_cuda(command, tmp_path)
     facts = dict(line.split(maxsplit=1) for line in command("info").stdout.splitlines())
     assert facts["numbaconv"] == numbaconv.__version__
     assert facts["numpy"] == np.__version__
-    assert facts["threads"] == str(numbaconv.get_num_threads())
+    assert facts["threads"] == str(numba.config.NUMBA_NUM_THREADS)
     assert facts["cache"].startswith(str(tmp_path / "cache"))
     assert {"python", "numba", "cpu", "vectors", "cuda", "missing"} <= set(facts)
 

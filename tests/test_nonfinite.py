@@ -39,6 +39,17 @@ def assert_same_kinds(actual, expected, what):
     assert not wrong.size, f"{what}: {len(wrong)} places differ, first {wrong[0]}: {actual[tuple(wrong[0])]}"
 
 
+def assert_same_but_for_padding(actual, expected, what):
+    """As `assert_same_kinds`, but a padding's zero times Inf may be left out or be a factor: then a NaN is there."""
+    nan, interior = 1, (..., slice(2, -2), slice(2, -2))
+    if expected.ndim == 4 and min(expected.shape[-2:]) > 4:
+        assert_same_kinds(actual[interior], expected[interior], f"{what}, where no filter reaches the padding")
+    actual, expected = kinds(np.asarray(actual)), kinds(np.asarray(expected))
+    assert actual.shape == expected.shape
+    wrong = np.argwhere((actual != expected) & (actual != nan) & (expected != nan))
+    assert not wrong.size, f"{what}: {len(wrong)} places differ, first {wrong[0]}: {actual[tuple(wrong[0])]}"
+
+
 def with_gradients(function, grad_output, *arrays):
     """PyTorch's output and gradients; a None stays None."""
     tensors = [None if a is None else torch.from_numpy(a.copy()).requires_grad_() for a in arrays]
@@ -120,9 +131,10 @@ def test_conv2d(name, where, rng):
     with algorithm(name.split()[0]):
         output = functional.conv2d(x, weight, bias, **arguments)
         result = functional.conv2d_backward(make(expected.shape), x, weight, **arguments)
-    assert_same_kinds(output, expected, "output")
+    check = assert_same_but_for_padding if where in ("weight", "grad_output") else assert_same_kinds
+    check(output, expected, "output")
     for what, actual, value in zip(("grad_input", "grad_weight", "grad_bias"), result, wanted, strict=True):
-        assert_same_kinds(actual, value, what)
+        check(actual, value, what)
 
 
 @pytest.mark.parametrize("where", ["x", "weight", "grad_output"])
@@ -145,7 +157,7 @@ def test_conv_transpose2d(rng):
     assert_same_kinds(functional.conv_transpose2d(x, weight, **options), expected, "output")
     result = functional.conv_transpose2d_backward(make(expected.shape), x, weight, **options)
     for actual, value in zip(result[:2], wanted, strict=True):
-        assert_same_kinds(actual, value, "gradient")
+        assert_same_but_for_padding(actual, value, "gradient")
 
 
 @pytest.mark.parametrize("name", ["winograd_2", "winograd_4"])

@@ -274,7 +274,7 @@ def test_a_wait_is_no_barrier():
 def test_a_copy_into_what_others_still_read():
     start = SHARED + WRITE + "bar.sync 0;\nld.shared.u32 %r3, [%r2];\n"
     again = COPY.removeprefix(SHARED)
-    run(start + "bar.sync 0;\n" + again)
+    run(start + "bar.sync 0;\n" + again + "cp.async.wait_group 0;\n")
     violation(checks.RACE, start + again, match="cp.async")
 
 
@@ -284,7 +284,7 @@ def test_copies_check_their_source():
     body = COPY.replace("], 4;", "], 4, %r4;").replace(
         "cp.async.ca", "set.lt.u32.u32 %r4, %t, 63;\nand.b32 %r4, %r4, 4;\ncp.async.ca", 1
     )
-    run(body, x=np.zeros(63, np.float32))
+    run(body + "cp.async.wait_group 0;\n", x=np.zeros(63, np.float32))
 
 
 # --- barriers and warps ---------------------------------------------------------------------------------------

@@ -340,6 +340,7 @@ def test_wait_group_leaves_the_newest_in_flight():
     cp.async.wait_group {newest};
     ld.shared.u32 %r1, [%r0+{offset}];
     st.global.u32 [%y], %r1;
+    cp.async.wait_group 0;
     """
     module = ".shared .align 16 .b8 tile[32];"
     for newest, offset, wanted in ((1, 0, 0), (0, 0, 0), (0, 16, 4)):

@@ -1,4 +1,4 @@
-"""Sizes at both ends: arrays of more than 2^31 elements that take no memory, empty ones, and requests too large."""
+"""Sizes at both ends: empty arrays, and requests too large."""
 
 from __future__ import annotations
 
@@ -9,56 +9,6 @@ from numbaconv import functional, nn, optim
 from numbaconv.cpu import memory
 from numbaconv.errors import DeviceMemoryError, NumbaconvError, ShapeError
 
-FAR = 2**31 + 7  # elements: an index that is no int32
-WIDE = 2**16
-
-
-def sparse(tmp_path, shape, values):
-    """A memory map with zeros that take no disk but for the pages of `values`, at flat positions."""
-    path = tmp_path / "sparse"
-    with path.open("wb") as file:
-        file.truncate(int(np.prod(shape, dtype=np.int64)) * 4)
-    x = np.memmap(path, np.float32, "r+", shape=shape)
-    for position, value in values.items():
-        x.reshape(-1)[position] = value
-    return x
-
-
-# --- beyond 2^31 elements ----------------------------------------------------------------------------------
-
-
-@pytest.mark.full
-def test_pooling_and_conv_read_beyond_int32(tmp_path):
-    """9 GB of zeros in a sparse file, of which the last pixels are not zero."""
-    shape = (1, 2, WIDE, 2**14 + 8)
-    size = shape[1] * shape[2] * shape[3]
-    assert size > FAR
-    x = sparse(tmp_path, shape, {size - 1: 5.0, FAR: 3.0, 11: 2.0})
-    y = functional.max_pool2d(x, (WIDE, 1))
-    plane, rest = divmod(FAR, shape[2] * shape[3])
-    expected = np.zeros((1, 2, 1, shape[3]), np.float32)
-    expected[0, 1, 0, -1], expected[0, plane, 0, rest % shape[3]], expected[0, 0, 0, 11] = 5, 3, 2
-    np.testing.assert_array_equal(y, expected)
-    assert functional.sum_of_squares(x) == 38.0
-
-
-def test_a_far_image_of_a_view():
-    """Strides that reach beyond 2^31 elements, of a view of little memory: rows 8 GB apart are the same row."""
-    x = np.random.default_rng(0).standard_normal((2, 3, 5, 6)).astype("float32")
-    tall = np.broadcast_to(x[:, :, :, :, None, None], (*x.shape, 2**15, 2**15))
-    part = tall[:, :, :, :, -1, -1]
-    assert tall.size > FAR
-    weight = np.random.default_rng(1).standard_normal((4, 3, 3, 3)).astype("float32")
-    np.testing.assert_array_equal(functional.conv2d(part, weight), functional.conv2d(x, weight))
-
-
-def test_one_window_of_more_than_int32_pixels():
-    """A mean over 2^31 equal elements with no memory would copy them: it is refused, or right; never wrong."""
-    x = np.broadcast_to(np.float32(1.5), (1, 1, 2**20, 2**20))
-    with pytest.raises(DeviceMemoryError, match=r"bytes=4398046511104"):
-        functional.adaptive_avg_pool2d(x, 1)
-
-
 # --- too large ---------------------------------------------------------------------------------------------
 
 ONE = np.ones((1, 1, 4, 4), "float32")
@@ -68,8 +18,6 @@ TOO_LARGE = {
     "conv2d": lambda: functional.conv2d(ONE, FILTER, padding=2**20),
     "conv2d of one long row": lambda: functional.conv2d(ONE, FILTER, padding=((2**40, 0), (0, 0))),
     "conv2d of a view": lambda: functional.conv2d(MANY, np.ones((1, 2**10, 1, 1), "float32")),
-    "conv2d_backward_input": lambda: functional.conv2d_backward_input(ONE, FILTER, (1, 1, 2**20, 2**20), stride=2**18),
-    "conv_transpose2d": lambda: functional.conv_transpose2d(ONE, FILTER, stride=2**20),
     "pad": lambda: functional.pad(ONE, 2**20),
     "adaptive_avg_pool2d": lambda: functional.adaptive_avg_pool2d(ONE, 2**20),
     "relu": lambda: functional.relu(MANY),
@@ -79,7 +27,6 @@ TOO_LARGE = {
     "linear": lambda: functional.linear(
         np.broadcast_to(np.float32(1), (2**22, 1)), np.broadcast_to(np.float32(1), (2**22, 1))
     ),
-    "Linear": lambda: nn.Linear(2**22, 2**22).initialize(0),
 }
 
 
@@ -154,12 +101,15 @@ SIZED = {
 def test_empty_arrays(name, case):
     """An empty result of the right shape, or one clear error."""
     x = np.ones(EMPTY[case], "float32")
-    try:
-        result = SIZED[name](x) if name in SIZED else getattr(functional, name)(x)
-    except NumbaconvError as error:
-        assert "; got " in str(error)
-        assert case != "no images", "a batch of nothing is right everywhere"
-        return
+    call = SIZED.get(name) or getattr(functional, name)
+    if case != "no images":  # a batch of nothing is right everywhere
+        try:
+            call(x)
+        except NumbaconvError:
+            with pytest.raises(NumbaconvError, match="; got "):
+                call(x)
+            return
+    result = call(x)
     if isinstance(result, float):
         assert result == 0
         return

@@ -53,8 +53,8 @@ def file_of(kernel: Any, cc: tuple[int, int], kind: str) -> CacheFile:
 def _toolchain() -> str:
     """Versions of all that turns a kernel into code, and the files here that drive it."""
     parts = [sys.version]
-    for name in ("numba", "numba-cuda", "llvmlite", "numpy", "nvidia-nvvm", "nvidia-cuda-nvcc", "nvidia-cuda-nvcc-cu12", "nvidia-nvjitlink",
-                 "nvidia-nvjitlink-cu12"):  # fmt: skip
+    for name in ("numba", "numba-cuda", "llvmlite", "numpy", "nvidia-nvvm", "nvidia-cuda-nvcc", "nvidia-cuda-nvcc-cu12",
+                 "nvidia-nvjitlink", "nvidia-nvjitlink-cu12"):  # fmt: skip
         with contextlib.suppress(PackageNotFoundError):
             parts.append(f"{name}={version(name)}")
     for name in ("compiler.py", "launch.py"):
