@@ -8,7 +8,6 @@ from __future__ import annotations
 HARMLESS: dict[str, str] = {
     "elementwise.*:add(shl(*,2),4) gt.s64 param? = true": "a whole vector one element at a time: the same results",
     "elementwise.weighted:add(shl(*,2),3) ge.s64 param? = true": "its array is a new one: no whole vector is left over",
-    "dropout._dropout:add(shl(*,2),4) gt.s64 param? = true": "a whole vector one element at a time: the same results",
     "loss.*:barrier 4 of 4": "keeps the memory of a sum over the block for the next such sum, and this was the last",
     "update._norm:barrier 9 of 9": "the same",
     "update._squares:barrier 9 of 9": "the same",

@@ -83,7 +83,7 @@ def test_warmup_without_a_model_serves_a_training_step_of_lenet(command, run_pyt
     code = (
         "import numpy as np; from numbaconv import jit, train, optim; from numbaconv.models.lenet import lenet5\n"
         "m = lenet5(rng=0); x = np.ones((64, 1, 28, 28), 'float32'); y = np.zeros(64, int)\n"
-        "train.fit(m, x, y, epochs=1, batch_size=64, optimizer=optim.Adam(m.parameters()), verbose=False)\n"
+        "train.fit(m, x, y, epochs=1, batch_size=64, optimizer=optim.Adam(m.parameters()))\n"
         "print(jit.compile_counts()[0])"
     )
     assert run_python(code, NUMBA_CACHE_DIR=str(tmp_path / "cache")).strip() == "0"

@@ -32,7 +32,7 @@ if simulated():
 CC = (8, 0)
 # Modules all of whose mutants are examined. Of the others only barriers and waits: most tests that survive there are
 # numba's own, of a loop's count, which LLVM leaves in unrolled loops; each wants a reason of its own.
-WHOLE = ("elementwise", "dropout")
+WHOLE = ("elementwise",)
 
 
 def kernels_of(module):
