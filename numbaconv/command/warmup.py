@@ -104,6 +104,7 @@ def _train(model: nn.Module, x: np.ndarray) -> None:
     model.backward_ctx(loss.backward_ctx(loss_context), context, needs_input=False)
     for optimizer in optimizers:
         optimizer.step()
+    for optimizer in optimizers:  # after all of them: without gradients they do nothing
         optimizer.zero_grad()
 
 
