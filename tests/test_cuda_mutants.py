@@ -225,5 +225,4 @@ def test_score():
     """After the tests above; what it prints is the score."""
     verdicts = Counter(result.verdict for score in scores for result in score.results)
     print(f"\nkernels {len(scores)}, mutants {verdicts.total()}, {dict(verdicts)}")
-    explained = [pattern for pattern in HARMLESS if not any(r.verdict == "harmless" for s in scores for r in s.results)]
-    assert not (explained and len(scores) == len(cubin.kernels())), explained
+    assert not any(score.survived for score in scores)
