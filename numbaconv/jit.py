@@ -39,6 +39,7 @@ _FLAGS: dict[str, Any] = {
     "fastmath": {"contract"},
     "error_model": "numpy",
     "boundscheck": False,
+    "no_cfunc_wrapper": True,
 }
 
 _kernels: list[Any] = []
@@ -46,7 +47,16 @@ _kernels: list[Any] = []
 
 def kernel(function: Callable[..., Any]) -> Any:
     """A function that is compiled at its first call, for the types of its arguments."""
-    dispatcher = numba.njit(**_FLAGS)(function)
+    return _compiled(function, _FLAGS)
+
+
+def helper(function: Callable[..., Any]) -> Any:
+    """A function that kernels alone call: compiled once for all of them; LLVM pastes it into them where that pays."""
+    return _compiled(function, _FLAGS | {"no_cpython_wrapper": True})
+
+
+def _compiled(function: Callable[..., Any], flags: dict[str, Any]) -> Any:
+    dispatcher = numba.njit(**flags)(function)
     dispatcher._cache = KernelCache(function)
     dispatcher._compiler.compile = announced(dispatcher._compiler.compile)
     _kernels.append(dispatcher)

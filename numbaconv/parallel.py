@@ -1,17 +1,19 @@
 """Runs a kernel's tasks on the threads of numba's threading layer, and says how many those are.
 
-A kernel ``(first_task, end_task, *args)`` is compiled once. `launch` calls it for all tasks on this thread, or hands
-its machine code to the threading layer, which calls it from every thread for a run of tasks: so results are the same
-in every bit, since tasks are cut by the problem, never by the number of threads.
+A kernel ``(first_task, end_task, *args)`` is compiled once. `launch` calls it for all tasks on this thread, or with
+minus the number of threads for its first task: then the kernel hands itself to the threading layer (`on_threads`),
+which calls it from every thread for a run of tasks. So it is one machine code, and results are the same in every bit,
+since tasks are cut by the problem, never by the number of threads.
 
 (numba's ``prange`` needs a second function around the kernel, which takes as long to compile as the kernel itself or
-longer: 11 of the 24 s of a cold first LeNet-5 step. What is compiled here is one call for each list of argument types,
-in a tenth of the time.)
+longer: 11 of the 24 s of a cold first LeNet-5 step. A function for each list of argument types that hands over any
+kernel of theirs took 0.2 to 0.5 s each. What `on_threads` adds to a kernel is some twenty instructions.)
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import os
 import threading
@@ -19,17 +21,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import numba
+from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import types
-from numba._dispatcher import compute_fingerprint
 from numba.core import cgutils
 from numba.core import config as numba_config
 from numba.extending import intrinsic
 
 from .errors import ArgumentError, message
-from .jit import kernel
 
-__all__ = ["get_num_threads", "launch", "num_threads", "set_num_threads", "threading_layer"]
+__all__ = ["get_num_threads", "launch", "num_threads", "on_threads", "set_num_threads", "threading_layer"]
 
 # A parallel region wakes threads: some 10 us on idle cores, hundreds when they are busy. `work` is an estimate
 # in nanoseconds on one thread; below this one thread is faster.
@@ -89,6 +90,10 @@ _threads_lost = False
 # One parallel region at a time: Python threads that compute at once share the cores already, and each region would ask
 # for all of them. (numba's own `workqueue` even ends the process when a second one begins.)
 _one_region = threading.Lock()
+# Where kernels find the layer's `parallel_for`: machine code from the cache knows it by the name of this cell.
+_parallel_for = ctypes.c_void_p()
+_CELL = "numbaconv_parallel_for"
+llvm.add_symbol(_CELL, ctypes.addressof(_parallel_for))
 
 
 def _lose_threads() -> None:
@@ -97,8 +102,8 @@ def _lose_threads() -> None:
 
 
 @functools.cache
-def _layer() -> int:
-    """Starts the threads of the threading layer; the address of the function that hands them work.
+def _start_layer() -> None:
+    """Starts the threads of the threading layer.
 
     libgomp's threads wait for each other by spinning, by default for milliseconds. Where another process wants a core,
     that is a time slice lost at every parallel region: LeNet-5 training fell from 9,000 images/s to 300. With 1,000
@@ -123,12 +128,12 @@ def _layer() -> int:
         from numba.np.ufunc import tbbpool as pool  # type: ignore[attr-defined]
     else:
         from numba.np.ufunc import omppool as pool  # type: ignore[attr-defined]
-    return pool.parallel_for
+    _parallel_for.value = pool.parallel_for
 
 
 def threading_layer() -> str:
     """The name of numba's threading layer, whose threads run kernels: "omp", "tbb", "workqueue"; starts them."""
-    _layer()
+    _start_layer()
     return numba.threading_layer()
 
 
@@ -144,88 +149,69 @@ def launch(body: Any, tasks: int, work_ns: float, *args: Any) -> None:
         work_ns: estimated time of all tasks on one thread, nanoseconds.
     """
     if tasks > 1 and work_ns >= PARALLEL_WORK_NS:
-        threads = get_num_threads()
-        if threads > 1 and not _threads_lost:
-            function, address = _layer(), _address(body, args)
-            if _one_region.acquire(blocking=False):
-                try:
-                    _run(function, address, min(threads, tasks), tasks, *args)
-                finally:
-                    _one_region.release()
-                return
+        threads = min(get_num_threads(), tasks)
+        if threads > 1 and not _threads_lost and _one_region.acquire(blocking=False):
+            try:
+                _start_layer()
+                body(-threads, tasks, *args)
+            finally:
+                _one_region.release()
+            return
     body(0, tasks, *args)
 
 
-_addresses: dict[tuple[Any, bytes], int] = {}
-
-
-def _address(body: Any, args: tuple[Any, ...]) -> int:
-    """Where the machine code of a kernel is that takes these arguments.
-
-    numba's fingerprint of a value says what type it has: values of one fingerprint are of one type.
-    """
-    key = body, compute_fingerprint(args)
-    address = _addresses.get(key)
-    if address is None:
-        signature = (types.intp, types.intp, *map(body.typeof_pyval, args))
-        body.compile(signature)
-        compiled = body.overloads[signature]
-        address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
-        _addresses[key] = address
-    return address
-
-
-@kernel
-def _run(function, body, threads, tasks, *args):
-    """Calls the kernel at the address `body` from each thread for its share of the tasks."""
-    _call_on_threads(function, body, threads, tasks, args)
-
-
 @intrinsic
-def _call(typing_context: Any, function: Any, body: Any, threads: Any, tasks: Any, args: Any) -> Any:
-    """The call that ``prange`` compiles to: ``parallel_for(chunk, args, dimensions, steps, data, 0, 1, threads)``.
+def _on_threads(typing_context: Any) -> Any:
+    """Whether the tasks were handed to threads and are done; with it a kernel begins:
 
-    The threading layer calls ``chunk(args, dimensions, steps, data)`` for runs of `dimensions[0]` numbers, with
-    ``args[0]`` moved on by ``steps[0]`` for each number before them. Here a number is a thread's share of the tasks.
+        if on_threads():
+            return
+
+    The call is the one that ``prange`` compiles to: ``parallel_for(chunk, args, dimensions, steps, data, 0, 1,
+    threads)``. The threading layer calls ``chunk(args, dimensions, steps, data)`` for runs of `dimensions[0]` numbers,
+    with ``args[0]`` moved on by ``steps[0]`` for each number before them. Here a number is a thread's share of the
+    tasks, and `data` points to the kernel's own arguments.
     """
-    signature = types.void(*[types.intp] * 4, args)
 
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        held = cgutils.pack_struct(builder, values[1:])
-        data = builder.bitcast(cgutils.alloca_once_value(builder, held), cgutils.voidptr_t)
-        chunk = _chunk(context, builder, held.type, signature.args[4].types)
-        starts, counts, steps = (cgutils.alloca_once_value(builder, v) for v in (data, values[2], _INT(1)))
-        function = builder.inttoptr(values[0], _PARALLEL_FOR.as_pointer())
-        pointers = [builder.bitcast(p, cgutils.voidptr_t) for p in (chunk, starts, counts, steps)]
-        builder.call(function, [*pointers, data, _INT(0), _INT(1), values[2]])
-        return context.get_dummy_value()
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kernel = builder.function
+        kernel.attributes.add("noinline")  # called from Python or by a thread, it is one machine code
+        first, end, *rest = kernel.args[2:]  # before them: where to put the result, and the exception
+        handed = builder.icmp_signed("<", first, _INT(0))
+        with builder.if_then(handed, likely=False):
+            threads = builder.neg(first)
+            held = cgutils.pack_struct(builder, [threads, end, *rest])
+            data = builder.bitcast(cgutils.alloca_once_value(builder, held), cgutils.voidptr_t)
+            starts, counts, steps = (cgutils.alloca_once_value(builder, v) for v in (data, threads, _INT(1)))
+            cell = ir.GlobalVariable(builder.module, _PARALLEL_FOR.as_pointer(), _CELL)
+            function = builder.load(cell)
+            pointers = [builder.bitcast(p, cgutils.voidptr_t) for p in (_chunk(kernel, held), starts, counts, steps)]
+            builder.call(function, [*pointers, data, _INT(0), _INT(1), threads])
+        return handed
 
-    return signature, codegen
+    return types.boolean(), codegen
 
 
-_call_on_threads: Any = _call
+on_threads: Any = _on_threads
 _INT = cgutils.intp_t
 _INTS = _INT.as_pointer()
 _CHUNK = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t.as_pointer(), _INTS, _INTS, cgutils.voidptr_t])
 _PARALLEL_FOR = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t] * 5 + [_INT] * 3)
 
 
-def _chunk(context: Any, caller: Any, held: Any, argument_types: Any) -> Any:
-    """The function that a thread runs; `data` points to (body, threads, tasks, arguments)."""
-    function = ir.Function(caller.module, _CHUNK, name=f"{caller.function.name}.chunk")
+def _chunk(kernel: Any, held: Any) -> Any:
+    """The function that a thread runs; `data` points to (threads, tasks, the kernel's other arguments)."""
+    function = ir.Function(kernel.module, _CHUNK, name=f"{kernel.name}.chunk")
     function.linkage = "internal"
     builder = ir.IRBuilder(function.append_basic_block())
     starts, counts, _, data = function.args
-    values = builder.load(builder.bitcast(data, held.as_pointer()))
-    address, threads, tasks, arguments = (builder.extract_value(values, i) for i in range(4))
-    elements = [builder.extract_value(arguments, i) for i in range(len(argument_types))]
-    signature = (types.intp, types.intp, *argument_types)
-    convention = context.call_conv
-    body = builder.inttoptr(address, convention.get_function_type(types.none, signature).as_pointer())
+    values = builder.load(builder.bitcast(data, held.type.as_pointer()))
+    threads, tasks, *rest = (builder.extract_value(values, i) for i in range(len(held.type.elements)))
+    result, exception = (cgutils.alloca_once(builder, a.type.pointee) for a in kernel.args[:2])
     number = builder.sub(builder.ptrtoint(builder.load(starts), _INT), builder.ptrtoint(data, _INT))
     with cgutils.for_range(builder, builder.load(counts)) as loop:
         share = builder.add(number, loop.index)
         first, end = (builder.sdiv(builder.mul(n, tasks), threads) for n in (share, builder.add(share, _INT(1))))
-        convention.call_function(builder, body, types.none, signature, [first, end, *elements])
+        builder.call(kernel, [result, exception, first, end, *rest])
     builder.ret_void()
     return function

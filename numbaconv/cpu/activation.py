@@ -12,8 +12,8 @@ import math
 
 import numpy as np
 
-from ..jit import inline, kernel, never_inline
-from ..parallel import launch
+from ..jit import inline, kernel
+from ..parallel import launch, on_threads
 from .layout import dense, empty_like, flat, match
 from .transcendental import erf, exp
 from .transcendental import tanh as hyperbolic_tangent
@@ -57,7 +57,8 @@ def relu(x):
 
 @kernel
 def _relu(first, end, x, out):
-    never_inline()
+    if on_threads():
+        return
     x, out = part(x, first, end), part(out, first, end)
     for i in range(x.size):
         value = x[i]
@@ -70,7 +71,8 @@ def relu_backward(grad_output, x):
 
 @kernel
 def _relu_backward(first, end, grad_output, x, out):
-    never_inline()
+    if on_threads():
+        return
     grad_output, x, out = part(grad_output, first, end), part(x, first, end), part(out, first, end)
     for i in range(x.size):
         grad = grad_output[i]  # loaded in any case: a load under a condition is not vectorised
@@ -86,7 +88,8 @@ def leaky_relu(x, negative_slope):
 
 @kernel
 def _leaky_relu(first, end, x, out, negative_slope):
-    never_inline()
+    if on_threads():
+        return
     x, out = part(x, first, end), part(out, first, end)
     slope = x.dtype.type(negative_slope)
     for i in range(x.size):
@@ -100,7 +103,8 @@ def leaky_relu_backward(grad_output, x, negative_slope):
 
 @kernel
 def _leaky_relu_backward(first, end, grad_output, x, out, negative_slope):
-    never_inline()
+    if on_threads():
+        return
     grad_output, x, out = part(grad_output, first, end), part(x, first, end), part(out, first, end)
     slope = x.dtype.type(negative_slope)
     for i in range(x.size):
@@ -117,7 +121,8 @@ def sigmoid(x):
 
 @kernel
 def _sigmoid(first, end, x, out):
-    never_inline()
+    if on_threads():
+        return
     x, out = part(x, first, end), part(out, first, end)
     one = x.dtype.type(1)
     for i in range(x.size):
@@ -131,7 +136,8 @@ def sigmoid_backward(grad_output, output):
 
 @kernel
 def _sigmoid_backward(first, end, grad_output, output, out):
-    never_inline()
+    if on_threads():
+        return
     grad_output, output, out = part(grad_output, first, end), part(output, first, end), part(out, first, end)
     one = output.dtype.type(1)
     for i in range(output.size):
@@ -147,7 +153,8 @@ def tanh(x):
 
 @kernel
 def _tanh(first, end, x, out):
-    never_inline()
+    if on_threads():
+        return
     x, out = part(x, first, end), part(out, first, end)
     for i in range(x.size):
         out[i] = hyperbolic_tangent(x[i])
@@ -159,7 +166,8 @@ def tanh_backward(grad_output, output):
 
 @kernel
 def _tanh_backward(first, end, grad_output, output, out):
-    never_inline()
+    if on_threads():
+        return
     grad_output, output, out = part(grad_output, first, end), part(output, first, end), part(out, first, end)
     one = output.dtype.type(1)
     for i in range(output.size):
@@ -181,7 +189,8 @@ def gelu(x, approximate):
 
 @kernel
 def _gelu(first, end, x, out, approximate):
-    never_inline()
+    if on_threads():
+        return
     x, out = part(x, first, end), part(out, first, end)
     one, half, cubic = x.dtype.type(1), x.dtype.type(0.5), x.dtype.type(_CUBIC)
     erf_scale, exp_scale = x.dtype.type(_SQRT_HALF), x.dtype.type(_TWICE_SQRT_2_OVER_PI)
@@ -202,7 +211,8 @@ def gelu_backward(grad_output, x, approximate):
 
 @kernel
 def _gelu_backward(first, end, grad_output, x, out, approximate):
-    never_inline()
+    if on_threads():
+        return
     grad_output, x, out = part(grad_output, first, end), part(x, first, end), part(out, first, end)
     one, half, cubic, three = x.dtype.type(1), x.dtype.type(0.5), x.dtype.type(_CUBIC), x.dtype.type(3)
     erf_scale, exp_scale = x.dtype.type(_SQRT_HALF), x.dtype.type(_TWICE_SQRT_2_OVER_PI)
@@ -231,7 +241,8 @@ def silu(x):
 
 @kernel
 def _silu(first, end, x, out):
-    never_inline()
+    if on_threads():
+        return
     x, out = part(x, first, end), part(out, first, end)
     one = x.dtype.type(1)
     for i in range(x.size):
@@ -244,7 +255,8 @@ def silu_backward(grad_output, x):
 
 @kernel
 def _silu_backward(first, end, grad_output, x, out):
-    never_inline()
+    if on_threads():
+        return
     grad_output, x, out = part(grad_output, first, end), part(x, first, end), part(out, first, end)
     one = x.dtype.type(1)
     for i in range(x.size):

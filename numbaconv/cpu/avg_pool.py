@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arguments import Pair
-from ..jit import kernel, never_inline
-from ..parallel import launch
+from ..jit import kernel
+from ..parallel import launch, on_threads
 from ..shapes import Pool2dProblem
 from .layout import dense, empty, flat, layout_of, planes
 from .pool_tasks import LANES, UNROLLED, at, has_vectors, task_bounds, tasks_of
@@ -144,7 +144,8 @@ def _sum_channels(
     row_windows, row_weights, row_divisors, column_windows, column_weights, column_divisors,
 ):  # fmt: skip
     """Channels-last. Task: one row of outputs."""
-    never_inline()
+    if on_threads():
+        return
     height, width, out_height, out_width, channels = sizes
     lanes = VECTOR_BYTES // x.itemsize
     row_pitch = width * channels
@@ -176,7 +177,8 @@ _PLANES = 64  # of a task
 @kernel
 def _sum_planes(first, end, x, out, planes, divisor):
     """Channels-first, one window: the mean of each plane, in 8 independent sums."""
-    never_inline()
+    if on_threads():
+        return
     size = x.size // planes
     sums = np.empty(8, np.float64)
     for plane in range(first * _PLANES, min(end * _PLANES, planes)):
@@ -195,7 +197,8 @@ def _sum_planes(first, end, x, out, planes, divisor):
 @kernel
 def _spread_planes(first, end, x, out, planes, factor):
     """Its gradient: each plane filled with one value."""
-    never_inline()
+    if on_threads():
+        return
     size = out.size // planes
     for plane in range(first * _PLANES, min(end * _PLANES, planes)):
         value = x[plane] * factor
@@ -214,7 +217,8 @@ def _sum_windows(
     So a k x k window costs k + k additions, most of them in long contiguous loops, and both memory orders add in
     one order.
     """
-    never_inline()
+    if on_threads():
+        return
     height, width, out_height, out_width = sizes
     rows = out.size // (out_width * inner)
     sums = np.empty(width * min(inner, LANES), np.float64)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..jit import inline, kernel, never_inline
-from ..parallel import launch
+from ..jit import inline, kernel
+from ..parallel import launch, on_threads
 from .simd import VECTOR_BYTES
 from .transpose import transpose_block
 
@@ -61,7 +61,8 @@ def _transpose_run(source, at, c_stride, w_stride, out, to, pixel, channels, cou
 
 @kernel
 def _to_channels_last(first, end, source, out, size, strides, padding, runs):
-    never_inline()
+    if on_threads():
+        return
     _, channels, height, width = size
     n_stride, c_stride, h_stride, w_stride = strides
     top, bottom, left, right = padding
@@ -105,7 +106,8 @@ def copy_to_channels_first(source: np.ndarray, out: np.ndarray, size: tuple[int,
 
 @kernel
 def _to_channels_first(first, end, source, out, size, runs):
-    never_inline()
+    if on_threads():
+        return
     channels, pixels = size
     lanes = VECTOR_BYTES // source.itemsize
     for task in range(first, end):

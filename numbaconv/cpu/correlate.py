@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..jit import inline, kernel, never_inline
-from ..parallel import launch
+from ..jit import inline, kernel
+from ..parallel import launch, on_threads
 from .simd import (
     NARROW_ROWS,
     NARROW_VECTORS,
@@ -145,7 +145,8 @@ def multiply(wide, source, a_start, a_offsets, a_table, weight, b_start, b_offse
 
 @kernel
 def _correlate(first, end, source, page, weight, bias, out, sizes, taps, wide, floor):
-    never_inline()
+    if on_threads():
+        return
     grid = Grid(*sizes)
     zeros = (np.int64(page.ctypes.data) - np.int64(source.ctypes.data)) // source.itemsize
     tap_count = taps.shape[0]

@@ -18,8 +18,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from ..jit import kernel, never_inline
-from ..parallel import launch
+from ..jit import kernel
+from ..parallel import launch, on_threads
 from .correlate import TERMS, Grid, lowest, multiply
 from .simd import NARROW_ROWS, VECTOR_BYTES, WIDE_ROWS, Vectors
 
@@ -66,7 +66,8 @@ def _effort(grid: Grid, taps: int, itemsize: int) -> tuple[int, float]:
 @kernel
 def _correlate(first, end, source, weight, bias, out, sizes, taps, wide, floor):
     """Task: an image and a run of its pixels."""
-    never_inline()
+    if on_threads():
+        return
     grid = Grid(*sizes)
     lanes = VECTOR_BYTES // source.itemsize
     rows = WIDE_ROWS if wide else NARROW_ROWS
@@ -75,13 +76,14 @@ def _correlate(first, end, source, weight, bias, out, sizes, taps, wide, floor):
     vectors = (grid.depth + lanes - 1) // lanes
     pitch = terms + lanes  # what the last copy spills; rows at one distance, of which few share a cache set
     panel = np.empty(rows * pitch, source.dtype)
-    panel_rows = np.arange(rows) * pitch
-    zero = np.zeros(1, np.int64)
-    tap_offsets = np.empty(tap_count, np.int64)
+    panel_rows, out_offsets = np.empty(rows, np.int64), np.empty(rows, np.int64)
+    for m in range(rows):
+        panel_rows[m] = m * pitch
+    zero, tap_offsets = np.empty(1, np.int64), np.empty(tap_count, np.int64)
+    zero[0] = 0
     for tap in range(tap_count):
         tap_offsets[tap] = (taps[tap, 0] * grid.source_width + taps[tap, 1]) * grid.source_pixel
     reach = tap_offsets[tap_count - 1] + vectors * lanes  # of the last tap, the farthest
-    out_offsets = np.empty(rows, np.int64)
     pixels = grid.rows * grid.columns
     chunks = (pixels + grid.chunk - 1) // grid.chunk
     none = out.dtype.type(-np.inf)

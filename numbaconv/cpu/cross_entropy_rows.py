@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-from ..jit import kernel, never_inline
-from ..parallel import launch
+from ..jit import helper, kernel
+from ..parallel import launch, on_threads
 from .layout import around_axis, empty_like, flat
 from .transcendental import exp
 
@@ -51,7 +51,7 @@ def class_gradients(x: np.ndarray, labels: np.ndarray, weights: np.ndarray, labe
     return out
 
 
-@kernel
+@helper
 def _exponentials(values, out, lanes):
     """out = exp(values - largest); returns (largest, the sum of out). A NaN is passed over, and comes back in the sum.
 
@@ -85,7 +85,8 @@ def _exponentials(values, out, lanes):
 
 @kernel
 def _losses(first, end, x, target, losses, label_smoothing, ignore_index, rows):
-    never_inline()
+    if on_threads():
+        return
     channels = x.size // losses.size
     lanes, exponentials = np.empty(LANES, x.dtype), np.empty(channels, x.dtype)
     for row in range(first * rows, min(end * rows, losses.size)):
@@ -107,7 +108,8 @@ def _losses(first, end, x, target, losses, label_smoothing, ignore_index, rows):
 
 @kernel
 def _gradients(first, end, x, target, weights, out, label_smoothing, rows):
-    never_inline()
+    if on_threads():
+        return
     channels = x.size // weights.size
     lanes = np.empty(LANES, x.dtype)
     for row in range(first * rows, min(end * rows, weights.size)):

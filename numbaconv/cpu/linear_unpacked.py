@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..jit import inline, kernel, never_inline
-from ..parallel import launch
+from ..jit import inline, kernel
+from ..parallel import launch, on_threads
 from .dot_tile import dot_tile
 from .layout import empty, flat_contiguous
 from .simd import VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_panel
@@ -51,7 +51,8 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, relu: boo
 @kernel
 def _dots(first, end, x, weight, bias, out, has_bias, relu, outputs, inputs):
     """Task: some outputs, of all samples."""
-    never_inline()
+    if on_threads():
+        return
     rows = out.size // outputs
     for task in range(first, end):
         stop = min(outputs, (task + 1) * _OUTPUTS)
@@ -120,7 +121,8 @@ def _multiply(
 @kernel
 def _scaled_rows(first, end, grad_output, weight, out, outputs, inputs):
     """Task: some inputs, of all samples."""
-    never_inline()
+    if on_threads():
+        return
     rows = out.size // inputs
     block = WIDE_VECTORS * (VECTOR_BYTES // out.itemsize)
     for task in range(first, end):
@@ -152,7 +154,8 @@ def _product(first, end, a, a_strides, b, out, rows, terms, columns):
     Segments of the terms go outermost, so that a block of b stays in cache for all rows. What is left beside whole
     tiles is covered by tiles that overlap others, computed from the start, and gives the same bits.
     """
-    never_inline()
+    if on_threads():
+        return
     block = WIDE_VECTORS * (VECTOR_BYTES // out.itemsize)
     blocks = columns // block
     for task in range(first, end):

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import LabelError, message
-from ..jit import kernel, never_inline
-from ..parallel import launch
+from ..jit import kernel
+from ..parallel import launch, on_threads
 from . import cross_entropy_rows, memory
 from .layout import contiguous, dense, empty_like, flat, match
 from .softmax import (
@@ -119,7 +119,8 @@ def _labels(op: str, target: np.ndarray, x: np.ndarray, ignore_index: int) -> tu
 
 @kernel
 def _class_loss(first, end, x, target, losses, label_smoothing, ignore_index, blocks):
-    never_inline()
+    if on_threads():
+        return
     channels = blocks.channels
     tile, exponentials, total = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(WIDTH)
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
@@ -143,7 +144,8 @@ def _class_loss(first, end, x, target, losses, label_smoothing, ignore_index, bl
 
 @kernel
 def _probability_loss(first, end, x, target, losses, label_smoothing, blocks):
-    never_inline()
+    if on_threads():
+        return
     channels = blocks.channels
     tile, wanted, exponentials = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(channels * WIDTH)
     total, loss = np.empty(WIDTH), np.empty(WIDTH)
@@ -166,10 +168,13 @@ def _probability_loss(first, end, x, target, losses, label_smoothing, blocks):
 @kernel
 def _class_gradient(first, end, x, target, weights, out, label_smoothing, blocks):
     """weight * (softmax - target) of each position; an ignored position's weight is 0."""
-    never_inline()
+    if on_threads():
+        return
     channels = blocks.channels
     tile, exponentials, total = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(WIDTH)
-    weight, label = np.zeros(WIDTH), np.zeros(WIDTH, np.int64)
+    weight, label = np.empty(WIDTH), np.empty(WIDTH, np.int64)
+    for j in range(WIDTH):
+        weight[j], label[j] = 0.0, 0
     everywhere, at_label = label_smoothing / channels, 1 - label_smoothing
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
         position, count, start = block_range(block, blocks)
@@ -189,7 +194,8 @@ def _class_gradient(first, end, x, target, weights, out, label_smoothing, blocks
 @kernel
 def _probability_gradient(first, end, x, target, weights, out, label_smoothing, blocks):
     """weight * (softmax * sum(target) - target) of each position."""
-    never_inline()
+    if on_threads():
+        return
     channels = blocks.channels
     tile, wanted, exponentials = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(channels * WIDTH)
     total, target_sum, weight = np.empty(WIDTH), np.empty(WIDTH), np.zeros(WIDTH)
@@ -240,7 +246,8 @@ def mse_loss(x, target, reduction):
 @kernel
 def _squared_error(first, end, x, target, lanes):
     """`lanes`: _LANES partial sums for each task, so that an add need not wait for the last."""
-    never_inline()
+    if on_threads():
+        return
     for task in range(first, end):
         mine = lanes[task * _LANES : (task + 1) * _LANES]
         mine[:] = 0.0

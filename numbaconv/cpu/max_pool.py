@@ -12,8 +12,8 @@ import functools
 import numpy as np
 
 from ..errors import ArgumentError, message
-from ..jit import inline, kernel, never_inline
-from ..parallel import launch
+from ..jit import inline, kernel
+from ..parallel import launch, on_threads
 from ..shapes import Pool2dProblem
 from .layout import dense, empty, flat, layout_of, match, planes
 from .memory import scratch
@@ -117,7 +117,8 @@ def _one_by_one(
 @kernel
 def _max_windows(first, end, x, out, indices, with_indices, relu, sizes, dilation, row_windows, column_windows):
     """Channels-last. Task: one row of outputs."""
-    never_inline()
+    if on_threads():
+        return
     height, width, out_height, out_width, channels = sizes
     lanes = VECTOR_BYTES // x.itemsize
     row_pitch, column_pitch = dilation[0] * width * channels, dilation[1] * channels
@@ -169,7 +170,8 @@ def _max_pool2d(
     first, end, x, out, indices, with_indices, relu, rows_per_task, sizes, inner, stride, row_taps, column_taps
 ):  # fmt: skip
     """Taps outermost, over one row of outputs, which stays in the first-level cache."""
-    never_inline()
+    if on_threads():
+        return
     height, width, out_height, out_width = sizes
     rows = out.size // (out_width * inner)
     for task in range(first, end):
@@ -265,7 +267,8 @@ def _places(indices: np.ndarray) -> int:
 
 @kernel
 def _count_places(first, end, indices, counts):
-    never_inline()
+    if on_threads():
+        return
     for task in range(first, end):
         part = indices[task * _COUNTED : (task + 1) * _COUNTED]
         nowhere = np.int32(0)
@@ -292,7 +295,8 @@ def _covering(problem: Pool2dProblem) -> tuple[np.ndarray, np.ndarray]:
 @kernel
 def _gather_windows(first, end, grad, indices, out, matches, sizes, row_windows, column_windows):
     """Channels-last. Task: one row of inputs."""
-    never_inline()
+    if on_threads():
+        return
     height, width, out_height, out_width, channels = sizes
     lanes = VECTOR_BYTES // grad.itemsize
     row_pitch = out_width * channels
@@ -341,7 +345,8 @@ _SCATTER_LANES = 16  # one cache line of float32
 @kernel
 def _max_pool2d_backward(first, end, grad_output, indices, out, pixels, inner):
     """Each task scatters into planes of its own, in the order of the outputs."""
-    never_inline()
+    if on_threads():
+        return
     blocks = -(-inner // _SCATTER_LANES)
     outputs = grad_output.size // (out.size // pixels)  # of a plane
     for task in range(first, end):

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..contract import BatchNormResult
-from ..jit import inline, kernel, never_inline
-from ..parallel import launch
+from ..jit import inline, kernel
+from ..parallel import launch, on_threads
 from . import memory
 from .layout import around_axis, dense, empty_like, flat, match
 
@@ -159,7 +159,8 @@ def _channel_sums(a: np.ndarray, a_shift: np.ndarray, b: np.ndarray, b_shift: np
 @kernel
 def _sums(first, end, a, a_shift, b, b_shift, partial, lanes, grid):
     """`partial`: (groups, 2, channels) sums, and sums of products. `lanes`: (tasks, 2, LANES) work space."""
-    never_inline()
+    if on_threads():
+        return
     channels, inner = grid.channels, grid.inner
     for task in range(first, end):
         group, o, o_end, c, c_end, i, i_end = task_ranges(task, grid)
@@ -220,7 +221,8 @@ def _normalised(x: np.ndarray, mean: np.ndarray, scale: np.ndarray, bias: np.nda
 @kernel
 def _affine(first, end, x, out, coefficients, grid):
     """`coefficients`: (4, channels) of high and low mean, scale, bias."""
-    never_inline()
+    if on_threads():
+        return
     channels, inner = grid.channels, grid.inner
     for task in range(first, end):
         _, o, o_end, c, c_end, i, i_end = task_ranges(task, grid)
@@ -244,7 +246,8 @@ def _affine(first, end, x, out, coefficients, grid):
 @kernel
 def _input_gradient(first, end, grad_output, x, out, coefficients, grid):
     """`coefficients`: (5, channels) of high and low mean, scale, slope, offset."""
-    never_inline()
+    if on_threads():
+        return
     channels, inner = grid.channels, grid.inner
     for task in range(first, end):
         _, o, o_end, c, c_end, i, i_end = task_ranges(task, grid)

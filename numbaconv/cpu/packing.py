@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..jit import kernel, never_inline
-from ..parallel import launch
+from ..jit import helper, kernel, never_inline
+from ..parallel import launch, on_threads
 from .layout import contiguous, flat
 from .memory import buffer
 from .simd import NARROW, VECTOR_BYTES, WIDE
@@ -67,7 +67,7 @@ def pack(weight: np.ndarray, packing: Packing, tap_offsets: np.ndarray, kept: bo
     return packed
 
 
-@kernel
+@helper
 def read_columns(weight, start, stride, count, terms, lines, block):
     """lines[f * block + v] = weight[start + v * stride + f] for f < terms and v < count; 0 up to v = block.
 
@@ -92,7 +92,8 @@ def read_columns(weight, start, stride, count, terms, lines, block):
 @kernel
 def _pack(first, end, weight, packed, packing, tap_offsets):
     """Task: one block and some of its channels."""
-    never_inline()
+    if on_threads():
+        return
     taps, depth, block = tap_offsets.size, packing.depth, packing.block
     # Whether the channels of a filter follow each other, in the order they are packed.
     together = packing.depth_stride == taps and packing.column_stride != 1

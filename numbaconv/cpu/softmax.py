@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..jit import inline, kernel, never_inline
-from ..parallel import launch
+from ..jit import helper, kernel
+from ..parallel import launch, on_threads
 from .exponential import exponential
 from .layout import around_axis, dense, empty_like, flat, match
 
@@ -44,7 +44,7 @@ def blocks_of(x: np.ndarray, axis: int) -> Blocks:
     return Blocks(outer, channels, inner, number, max(_TASK // (WIDTH * max(channels, 1)), 1))
 
 
-@inline
+@helper
 def block_range(block, blocks):
     """Of a block: its first position, how many there are, and where the first is in memory."""
     if blocks.inner == 1:
@@ -55,7 +55,7 @@ def block_range(block, blocks):
     return o * blocks.inner + i, min(WIDTH, blocks.inner - i), o * blocks.channels * blocks.inner + i
 
 
-@inline
+@helper
 def load_tile(x, start, count, blocks, tile):
     """tile[c * WIDTH + j] = channel c of position j; positions beyond `count` are 0."""
     channels, inner = blocks.channels, blocks.inner
@@ -73,7 +73,7 @@ def load_tile(x, start, count, blocks, tile):
                 tile[c * WIDTH + j] = row[j]
 
 
-@inline
+@helper
 def store_tile(tile, start, count, blocks, out):
     """The inverse of `load_tile`."""
     channels, inner = blocks.channels, blocks.inner
@@ -89,7 +89,7 @@ def store_tile(tile, start, count, blocks, out):
                 row[j] = tile[c * WIDTH + j]
 
 
-@inline
+@helper
 def tile_exponentials(tile, channels, exponentials, total):
     """Subtracts each position's maximum from the tile; then the exponentials of that, and their sums."""
     total[:] = -np.inf
@@ -142,7 +142,8 @@ def _backward(grad_output: np.ndarray, output: np.ndarray, axis: int, logarithm:
 
 @kernel
 def _softmax(first, end, x, out, logarithm, blocks):
-    never_inline()
+    if on_threads():
+        return
     channels = blocks.channels
     tile, exponentials, total = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(WIDTH)
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
@@ -160,7 +161,8 @@ def _softmax(first, end, x, out, logarithm, blocks):
 
 @kernel
 def _softmax_backward(first, end, grad_output, output, out, logarithm, blocks):
-    never_inline()
+    if on_threads():
+        return
     channels = blocks.channels
     gradients, tile, total = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(WIDTH)
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):

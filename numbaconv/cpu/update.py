@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 from ..errors import ArgumentError, message
-from ..jit import kernel, never_inline
-from ..parallel import launch
+from ..jit import kernel
+from ..parallel import launch, on_threads
 from . import memory
 from .layout import contiguous, dense, flat
 
@@ -53,7 +53,8 @@ def sgd_update(parameters, grads, velocities, lr, momentum, dampening, weight_de
 
 @kernel
 def _sgd(first, end, parameter, grad, lr, weight_decay):
-    never_inline()
+    if on_threads():
+        return
     rate, decay = parameter.dtype.type(lr), parameter.dtype.type(weight_decay)
     for task in range(first, end):
         p = parameter[task * _CHUNK : (task + 1) * _CHUNK]
@@ -67,7 +68,8 @@ def _sgd(first, end, parameter, grad, lr, weight_decay):
 @kernel
 def _momentum(first, end, parameter, grad, velocity, lr, momentum, gain, weight_decay, nesterov):
     """velocity = momentum * velocity + gain * gradient; the step is the velocity, or one ahead of it."""
-    never_inline()
+    if on_threads():
+        return
     rate, decay = parameter.dtype.type(lr), parameter.dtype.type(weight_decay)
     keep, share = parameter.dtype.type(momentum), parameter.dtype.type(gain)
     for task in range(first, end):
@@ -98,7 +100,8 @@ def adam_update(parameters, grads, means, squares, lr, beta1, beta2, eps, weight
 
 @kernel
 def _adam(first, end, parameter, grad, mean, square, rate, beta1, beta2, root, eps, keep, decay):
-    never_inline()
+    if on_threads():
+        return
     number = parameter.dtype.type
     share1, beta2_, share2 = number(1 - beta1), number(beta2), number(1 - beta2)
     rate_, root_, eps_, keep_, decay_ = number(rate), number(root), number(eps), number(keep), number(decay)
@@ -153,7 +156,8 @@ def sum_of_squares(x):
 @kernel
 def _squares(first, end, x, lanes):
     """`lanes`: _LANES partial sums for each task, so that an add need not wait for the last."""
-    never_inline()
+    if on_threads():
+        return
     for task in range(first, end):
         mine = lanes[task * _LANES : (task + 1) * _LANES]
         mine[:] = 0.0

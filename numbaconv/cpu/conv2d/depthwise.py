@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...jit import kernel, never_inline
-from ...parallel import launch
+from ...jit import kernel
+from ...parallel import launch, on_threads
 from ...shapes import Conv2dProblem, Shape4
 from ..correlate import lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, empty, flat
@@ -191,7 +191,8 @@ def _grid(
 @kernel
 def _convolve(first, end, x, zeros, weight, bias, out, floor, grid, taps, group):
     """Task: one row of results."""
-    never_inline()
+    if on_threads():
+        return
     lanes = VECTOR_BYTES // x.itemsize
     source_row = grid.source_width * grid.channels
     row_offsets = np.empty(taps.row_shifts.size + 1, np.int64)

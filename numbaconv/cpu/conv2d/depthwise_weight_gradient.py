@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...jit import kernel, never_inline
-from ...parallel import launch
+from ...jit import kernel
+from ...parallel import launch, on_threads
 from ...shapes import Conv2dProblem
 from ..correlate import zeros
 from ..layout import channels_last, empty, flat
@@ -72,7 +72,8 @@ def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarr
 @kernel
 def _accumulate(first, end, grad, x, zeros, sums, offsets, z, taps, group):
     """Task: a run of rows of pixels. sums: [split][r][s][channel of its group][k]."""
-    never_inline()
+    if on_threads():
+        return
     lanes = VECTOR_BYTES // x.itemsize
     row_sums = len(taps) * len(group)
     size = z.filter_height * row_sums * z.channels

@@ -10,8 +10,8 @@ import functools
 
 import numpy as np
 
-from ...jit import kernel, never_inline
-from ...parallel import launch
+from ...jit import helper, kernel
+from ...parallel import launch, on_threads
 from ...shapes import Conv2dProblem
 from ..correlate import lowest
 from ..dot_tile import dot_tile
@@ -73,7 +73,8 @@ def forward(problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -
 @kernel
 def _convolve(first, end, x, weight, bias, out, sizes, floor):
     """Task: one image."""
-    never_inline()
+    if on_threads():
+        return
     channels, height, width, filter_height, filter_width = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]
     out_height, out_width, groups, columns = sizes[5], sizes[6], sizes[7], sizes[8]
     stride_h, stride_w, dilation_h, dilation_w, top, left = (
@@ -126,7 +127,7 @@ def _convolve(first, end, x, weight, bias, out, sizes, floor):
                 out[start + pixel * pixel_stride] = floor if total < floor else total
 
 
-@kernel
+@helper
 def _products(a, a_start, rows, b, b_start, columns, terms, out, out_start, out_row):
     """out[m][k] = dot product of row m of a and row k of b."""
     m = 0

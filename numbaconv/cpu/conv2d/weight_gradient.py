@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...jit import inline, kernel, never_inline
-from ...parallel import launch
+from ...jit import inline, kernel
+from ...parallel import launch, on_threads
 from ...shapes import Conv2dProblem
 from ..correlate import TERMS
 from ..layout import channels_last, empty, flat
@@ -199,7 +199,8 @@ def _chunk(
 @kernel
 def _transpose(first, end, x, planes, row_images, row_inputs, parts, z):
     """Task: one row of the planes, some channels."""
-    never_inline()
+    if on_threads():
+        return
     lanes = VECTOR_BYTES // x.itemsize
     for task in range(first, end):
         row = task // parts
@@ -250,7 +251,8 @@ def _tile(wide, planes, start, rows, row, lines, line, step, grad, b_start, b_li
 @kernel
 def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first_line, initial, z, wide):
     """Segment (some lines, or a part of one) > tile of rows: the segment of grad stays in cache."""
-    never_inline()
+    if on_threads():
+        return
     tile_rows = WIDE_ROWS if wide else NARROW_ROWS
     length = min(z.line_length, TERMS)
     most = max(1, TERMS // z.line_length)  # lines of a segment
@@ -282,7 +284,8 @@ def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first
 @kernel
 def _finish(first, end, sums, out, parts, z, taps, strides):
     """Adds the splits in order and writes the rows (c, tap) of every column k. Task: a block, some of its rows."""
-    never_inline()
+    if on_threads():
+        return
     k_stride, c_stride = strides
     lanes = VECTOR_BYTES // sums.itemsize
     pitch = z.groups * z.blocks * z.runs * z.run * z.block

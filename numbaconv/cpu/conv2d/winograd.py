@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...jit import inline, kernel, never_inline
-from ...parallel import launch
+from ...jit import helper, inline, kernel, never_inline
+from ...parallel import launch, on_threads
 from ...shapes import Conv2dProblem, Pair, Shape4
 from ..correlate import ALIGNMENT, TERMS, aligned, lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, empty, flat, in_layout, layout_of
@@ -231,7 +231,7 @@ def place(tile, tiling, results_h, results_w):
     return n, p, q
 
 
-@kernel
+@helper
 def transform_run(x, zeros, patches, start, pitch, first_tile, tiles, tiling, points_h, points_w, results_h, results_w):
     """patches: [point][tile][channel], `pitch` from point to point."""
     never_inline()
@@ -252,7 +252,8 @@ def transform_run(x, zeros, patches, start, pitch, first_tile, tiles, tiling, po
 def _transform(
     first, end, x, zeros, patches, pitch, first_tile, tiles, tiling, points_h, points_w, results_h, results_w
 ):
-    never_inline()
+    if on_threads():
+        return
     for task in range(first, end):
         t = task * _TILES
         transform_run(x, zeros, patches, t * tiling.channels, pitch, first_tile + t, min(_TILES, tiles - t), tiling,
@@ -269,7 +270,7 @@ def _panel(wide, a, a_start, a_row, b, b_start, block, out, out_start, terms, fi
                        NARROW_ROWS, NARROW_VECTORS)  # fmt: skip
 
 
-@kernel
+@helper
 def _multiply(patches, start, pitch, filters, products, product_pitch, block, tiles, points, tiling, wide):
     """products[point][tile][column] of one block of columns."""
     never_inline()
@@ -286,7 +287,7 @@ def _multiply(patches, start, pitch, filters, products, product_pitch, block, ti
                        c == 0)  # fmt: skip
 
 
-@kernel
+@helper
 def _store(
     products, pitch, bias, out, first_tile, tiles, block, tiling, floor, points_h, points_w, results_h, results_w
 ):
@@ -316,7 +317,8 @@ def _convolve(
     first, end, x, zeros, patches, pitch, filters, bias, out, chunk, tiling, wide, floor,
     points_h, points_w, results_h, results_w,
 ):  # fmt: skip
-    never_inline()
+    if on_threads():
+        return
     chunk_first, chunk_tiles, transformed = chunk
     points = len(points_h) * len(points_w)
     product_pitch = tiling.run * tiling.block + PITCH_PADDING

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...jit import kernel, never_inline
-from ...parallel import launch
+from ...jit import kernel
+from ...parallel import launch, on_threads
 from ...shapes import Conv2dProblem, Pair
 from ..layout import contiguous, flat
 from ..memory import buffer
@@ -68,7 +68,8 @@ def pack_flipped(results: int, problem: Conv2dProblem, weight: np.ndarray, bias:
 @kernel
 def _transform_filters(first, end, weight, filters, sizes, strides, points_h, points_w, taps_h, taps_w):
     """filters: [point][group and block][channel][column]. Task: some channels of a block."""
-    never_inline()
+    if on_threads():
+        return
     blocks, block, columns, depth, pitch, parts = sizes
     taps = len(taps_h) * len(taps_w)
     together = strides.depth == taps  # the channels of a filter follow each other

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...jit import inline, kernel, never_inline
-from ...parallel import launch
+from ...jit import helper, inline, kernel, never_inline
+from ...parallel import launch, on_threads
 from ...shapes import Conv2dProblem
 from ..correlate import TERMS, zeros
 from ..layout import channels_last, empty, flat
@@ -111,7 +111,7 @@ def backward_weight(results: int, problem: Conv2dProblem, grad_output: np.ndarra
     return out
 
 
-@kernel
+@helper
 def _transform_gradients(
     grad, zeros, grads, start, pitch, first_tile, tiles, tiling, points_h, points_w, results_h, results_w
 ):
@@ -136,7 +136,8 @@ def _transform(
     first, end, x, grad, zeros, patches, grads, pitches, first_tile, tiles, tiling,
     points_h, points_w, results_h, results_w,
 ):  # fmt: skip
-    never_inline()
+    if on_threads():
+        return
     for task in range(first, end):
         t = task * _TILES
         count = min(_TILES, tiles - t)
@@ -159,7 +160,8 @@ def _panel(wide, patches, a_start, a_step, grads, b_start, b_step, sums, out_sta
 @kernel
 def _multiply(first, end, patches, grads, sums, pitches, initial, tiles, parts, sum_rows, tiling, wide):
     """sums: [point][group and block][channel][column]. Task: one point, block and part of the channels."""
-    never_inline()
+    if on_threads():
+        return
     patch_pitch, grad_pitch, sum_pitch = pitches
     rows = WIDE_ROWS if wide else NARROW_ROWS
     blocks = tiling.groups * tiling.blocks
@@ -182,7 +184,8 @@ def _multiply(first, end, patches, grads, sums, pitches, initial, tiles, parts, 
 @kernel
 def _finish(first, end, sums, zeros, out, sum_rows, tiling, points_h, points_w, taps_h, taps_w):
     """The sums transformed, to out[k][c][tap]. Task: a block and `_LINES` channels, so that runs of out are written."""
-    never_inline()
+    if on_threads():
+        return
     taps = len(taps_h) * len(taps_w)
     pitch = tiling.groups * tiling.blocks * sum_rows * tiling.block + PITCH_PADDING
     lines = np.empty(_LINES * taps * tiling.block, out.dtype)
