@@ -1,9 +1,9 @@
 """Runs a kernel's tasks on the threads of numba's threading layer, and says how many those are.
 
-A kernel ``(first_task, end_task, *args)`` is compiled once. `launch` calls it for all tasks on this thread, or with
-minus the number of threads for its first task: then the kernel hands itself to the threading layer (`on_threads`),
-which calls it from every thread for a run of tasks. So it is one machine code, and results are the same in every bit,
-since tasks are cut by the problem, never by the number of threads.
+A kernel ``(first_task, end_task, *args)`` is compiled once. `launch` calls it with minus the number of threads for its
+first task: then the kernel hands itself to the threading layer (`on_threads`), which calls it from every thread for a
+run of tasks. So it is one machine code, and results are the same in every bit, since tasks are cut by the problem,
+never by the number of threads.
 
 (numba's ``prange`` needs a second function around the kernel, which takes as long to compile as the kernel itself or
 longer: 11 of the 24 s of a cold first LeNet-5 step. A function for each list of argument types that hands over any
@@ -30,7 +30,15 @@ from numba.extending import intrinsic
 
 from .errors import ArgumentError, message
 
-__all__ = ["get_num_threads", "launch", "num_threads", "on_threads", "set_num_threads", "threading_layer"]
+__all__ = [
+    "get_num_threads",
+    "launch",
+    "num_threads",
+    "on_threads",
+    "on_threads_flushing",
+    "set_num_threads",
+    "threading_layer",
+]
 
 # A parallel region wakes threads: some 10 us on idle cores, hundreds when they are busy. `work` is an estimate
 # in nanoseconds on one thread; below this one thread is faster.
@@ -157,49 +165,59 @@ def launch(body: Any, tasks: int, work_ns: float, *args: Any) -> None:
             finally:
                 _one_region.release()
             return
-    body(0, tasks, *args)
+    body(-1, tasks, *args)
 
 
-@intrinsic
-def _on_threads(typing_context: Any) -> Any:
-    """Whether the tasks were handed to threads and are done; with it a kernel begins:
+def _entry(flush: bool) -> Any:
+    @intrinsic
+    def entry(typing_context: Any) -> Any:
+        """The call is the one that ``prange`` compiles to: ``parallel_for(chunk, args, dimensions, steps, data, 0, 1,
+        threads)``. The threading layer calls ``chunk(args, dimensions, steps, data)`` for runs of `dimensions[0]`
+        numbers, with ``args[0]`` moved on by ``steps[0]`` for each number before them. Here a number is a thread's
+        share of the tasks, and `data` points to the kernel's own arguments.
+        """
 
-        if on_threads():
-            return
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kernel = builder.function
+            kernel.attributes.add("noinline")  # called from Python or by a thread, it is one machine code
+            first, end, *rest = kernel.args[2:]  # before them: where to put the result, and the exception
+            handed = builder.icmp_signed("<", first, _INT(0))
+            with builder.if_then(handed, likely=False):
+                threads = builder.neg(first)
+                held = cgutils.pack_struct(builder, [threads, end, *rest])
+                data = builder.bitcast(cgutils.alloca_once_value(builder, held), cgutils.voidptr_t)
+                starts, counts, steps = (cgutils.alloca_once_value(builder, v) for v in (data, threads, _INT(1)))
+                chunk = _chunk(kernel, held, flush)
+                with builder.if_else(builder.icmp_signed("==", threads, _INT(1))) as (alone, together):
+                    with alone:
+                        builder.call(chunk, [starts, counts, steps, data])
+                    with together:
+                        function = builder.load(ir.GlobalVariable(builder.module, _PARALLEL_FOR.as_pointer(), _CELL))
+                        pointers = [builder.bitcast(p, cgutils.voidptr_t) for p in (chunk, starts, counts, steps)]
+                        builder.call(function, [*pointers, data, _INT(0), _INT(1), threads])
+            return handed
 
-    The call is the one that ``prange`` compiles to: ``parallel_for(chunk, args, dimensions, steps, data, 0, 1,
-    threads)``. The threading layer calls ``chunk(args, dimensions, steps, data)`` for runs of `dimensions[0]` numbers,
-    with ``args[0]`` moved on by ``steps[0]`` for each number before them. Here a number is a thread's share of the
-    tasks, and `data` points to the kernel's own arguments.
-    """
+        return types.boolean(), codegen
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kernel = builder.function
-        kernel.attributes.add("noinline")  # called from Python or by a thread, it is one machine code
-        first, end, *rest = kernel.args[2:]  # before them: where to put the result, and the exception
-        handed = builder.icmp_signed("<", first, _INT(0))
-        with builder.if_then(handed, likely=False):
-            threads = builder.neg(first)
-            held = cgutils.pack_struct(builder, [threads, end, *rest])
-            data = builder.bitcast(cgutils.alloca_once_value(builder, held), cgutils.voidptr_t)
-            starts, counts, steps = (cgutils.alloca_once_value(builder, v) for v in (data, threads, _INT(1)))
-            cell = ir.GlobalVariable(builder.module, _PARALLEL_FOR.as_pointer(), _CELL)
-            function = builder.load(cell)
-            pointers = [builder.bitcast(p, cgutils.voidptr_t) for p in (_chunk(kernel, held), starts, counts, steps)]
-            builder.call(function, [*pointers, data, _INT(0), _INT(1), threads])
-        return handed
-
-    return types.boolean(), codegen
+    return entry
 
 
-on_threads: Any = _on_threads
+# Whether the tasks were handed to threads (one of them: this one) and are done; with it a kernel begins:
+#
+#     if on_threads():
+#         return
+on_threads: Any = _entry(flush=False)
+# The same, and subnormal numbers count as zero, as operands and as results: on Intel's CPUs an instruction that meets
+# one takes some 150 cycles. For kernels of many multiply-adds; the threads' own state is restored.
+on_threads_flushing: Any = _entry(flush=True)
 _INT = cgutils.intp_t
 _INTS = _INT.as_pointer()
 _CHUNK = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t.as_pointer(), _INTS, _INTS, cgutils.voidptr_t])
 _PARALLEL_FOR = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t] * 5 + [_INT] * 3)
+_FLUSH_TO_ZERO = 1 << 15 | 1 << 6  # results and operands, in MXCSR (Intel, "Software developer's manual", 10.2.3)
 
 
-def _chunk(kernel: Any, held: Any) -> Any:
+def _chunk(kernel: Any, held: Any, flush: bool) -> Any:
     """The function that a thread runs; `data` points to (threads, tasks, the kernel's other arguments)."""
     function = ir.Function(kernel.module, _CHUNK, name=f"{kernel.name}.chunk")
     function.linkage = "internal"
@@ -209,9 +227,26 @@ def _chunk(kernel: Any, held: Any) -> Any:
     threads, tasks, *rest = (builder.extract_value(values, i) for i in range(len(held.type.elements)))
     result, exception = (cgutils.alloca_once(builder, a.type.pointee) for a in kernel.args[:2])
     number = builder.sub(builder.ptrtoint(builder.load(starts), _INT), builder.ptrtoint(data, _INT))
-    with cgutils.for_range(builder, builder.load(counts)) as loop:
+    with _flushing(builder, flush), cgutils.for_range(builder, builder.load(counts)) as loop:
         share = builder.add(number, loop.index)
         first, end = (builder.sdiv(builder.mul(n, tasks), threads) for n in (share, builder.add(share, _INT(1))))
         builder.call(kernel, [result, exception, first, end, *rest])
     builder.ret_void()
     return function
+
+
+@contextlib.contextmanager
+def _flushing(builder: Any, flush: bool) -> Iterator[None]:
+    """Code between which subnormals are zero, on x86; ARM's vector units take them at full speed."""
+    if not flush or not llvm.get_process_triple().startswith("x86_64"):
+        yield
+        return
+    state = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t])
+    store, load = (builder.module.declare_intrinsic(f"llvm.x86.sse.{n}mxcsr", (), state) for n in ("st", "ld"))
+    before, during = (cgutils.alloca_once(builder, ir.IntType(32)) for _ in range(2))
+    pointers = [builder.bitcast(p, cgutils.voidptr_t) for p in (before, during)]
+    builder.call(store, pointers[:1])
+    builder.store(builder.or_(builder.load(before), ir.IntType(32)(_FLUSH_TO_ZERO)), during)
+    builder.call(load, pointers[1:])
+    yield
+    builder.call(load, pointers[:1])

@@ -317,3 +317,29 @@ def test_explain_gives_every_verdict(capsys):
     for record in ALGORITHMS:
         assert text.count(record.name) == len(DIRECTIONS)
     assert text.count("chosen") == len(DIRECTIONS)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(3, 1), (16, 16), (32, 16)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_input_gradient_of_a_huge_stride(axis, channels, groups):
+    """Most positions are read by no window: nothing is planned, or computed, for each of them."""
+    stride, taps = 2**18, 3
+    size = [stride + taps, 2] if axis == 0 else [2, stride + taps]
+    window = (taps, 1) if axis == 0 else (1, taps)
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((channels, channels // groups, *window)).astype("float32")
+    grad = rng.standard_normal((1, channels, 2, 2)).astype("float32")
+    strides = (stride, 1) if axis == 0 else (1, stride)
+    bias = rng.standard_normal(channels).astype("float32")
+    got = functional.conv_transpose2d(grad, weight, bias, stride=strides, groups=groups)
+    assert got.shape == (1, channels, *size)
+    each = channels // groups
+    expected = np.zeros(got.shape) + bias.astype(float)[:, None, None]
+    for k in range(channels):
+        for c in range(each):
+            for tap in range(taps):
+                for p in range(2):
+                    row = grad[0, k].astype(float)[p] if axis == 0 else grad[0, k].astype(float)[:, p]
+                    at = (p * stride + tap, slice(None)) if axis == 0 else (slice(None), p * stride + tap)
+                    expected[(0, k // each * each + c, *at)] += row * float(weight[k, c].ravel()[tap])
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)

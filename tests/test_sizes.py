@@ -119,3 +119,88 @@ def test_empty_arrays(name, case):
         assert result.shape == x.shape
     elif name != "pad" or case in ("no images", "no channels", "nothing at all"):
         assert result.size == 0
+
+
+# --- more than 2^31 elements -------------------------------------------------------------------------------
+# Zeros take no memory until they are written, so arrays that are only read are as good as free.
+
+ROWS, WIDTH = 2**16 + 128, 2**15
+
+
+def _spotted(channels, channels_last=False):
+    """An image of zeros, of more than 2^31 elements, but for two at the far end of each channel."""
+    shape = (1, channels, ROWS // channels // 8 * 8, WIDTH)
+    if channels_last:
+        x = np.zeros([shape[i] for i in (0, 2, 3, 1)], "float32").transpose(0, 3, 1, 2)
+    else:
+        x = np.zeros(shape, "float32")
+    assert x.size > 2**31
+    x[..., -8, 5], x[..., -1, -1] = 3, 7
+    return x
+
+
+OF_WINDOWS = {
+    "max_pool2d": (1, lambda x: functional.max_pool2d(x, 8)),
+    "avg_pool2d": (1, lambda x: functional.avg_pool2d(x, 8) * 64),
+    "conv2d": (1, lambda x: functional.conv2d(x, np.ones((1, 1, 8, 8), "float32"), stride=8)),
+    "depthwise": (16, lambda x: functional.conv2d(x, np.ones((16, 1, 8, 8), "float32"), stride=8, groups=16)),
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("op", OF_WINDOWS)
+def test_windows_over_many_elements(op, channels_last):
+    channels, call = OF_WINDOWS[op]
+    y = call(_spotted(channels, channels_last))
+    for c in range(channels):
+        assert y[0, c, -1, -1] == 7
+        assert y[0, c, -1, 0] == 3
+        assert y[0, c].sum(dtype=np.float64) == 10
+
+
+@pytest.mark.full
+def test_weight_gradients_over_many_elements():
+    x = _spotted(1)
+    grad = np.zeros((1, 1, ROWS // 8, WIDTH // 8), "float32")
+    grad[..., -1, -1], grad[..., -1, 0] = 1, 10
+    grads = functional.conv2d_backward_weight(grad, x, (1, 1, 8, 8), stride=8)
+    expected = np.zeros((8, 8))
+    expected[7, 7], expected[0, 5] = 7, 30
+    np.testing.assert_array_equal(grads[0, 0], expected)
+
+
+@pytest.mark.full
+def test_linear_over_many_elements():
+    x = np.zeros((2**21 + 1, 1024), "float32")
+    x[-1, -1], x[-1, 0] = 2, 1
+    weight = np.ones((4, 1024), "float32")
+    weight[1] = 3
+    y = functional.linear(x, weight)
+    assert not y[:-1].any()
+    np.testing.assert_array_equal(y[-1], [3, 9, 3, 3])
+    grad = np.zeros_like(y)
+    grad[-1] = 1, 2, 3, 4
+    _, grad_weight, _ = functional.linear_backward(grad, x, weight, needs=(False, True, True))
+    np.testing.assert_array_equal(grad_weight[:, [0, 1, 1023]], [[1, 0, 2], [2, 0, 4], [3, 0, 6], [4, 0, 8]])
+
+
+@pytest.mark.full
+@pytest.mark.skipif(memory.available() < 14e9, reason="it writes an array of 8.6 GB")
+def test_results_of_many_elements():
+    """The end of what is written is right, and so is what lies around the 2^31st element."""
+    grad = np.zeros((1, 1, ROWS // 8, WIDTH // 8), "float32")
+    grad[..., -1, -1] = 1
+    grad[0, 0, 2**31 // WIDTH // 8, 0] = 2
+    weight = np.arange(1, 65, dtype="float32").reshape(1, 1, 8, 8)
+    out = functional.conv2d_backward_input(grad, weight, (1, 1, ROWS, WIDTH), stride=8)
+    np.testing.assert_array_equal(out[0, 0, -8:, -8:], weight[0, 0])
+    np.testing.assert_array_equal(out[0, 0, 2**16 : 2**16 + 8, :8], 2 * weight[0, 0])
+    assert out.sum(dtype=np.float64) == 3 * weight.sum()
+    del out
+    x = np.zeros(2**31 + 5, "float32")
+    x[-1], x[2**31], x[0] = 3, 2, -1
+    y = functional.relu(x)
+    assert y[-1] == 3
+    assert y[2**31] == 2
+    assert y[0] == 0

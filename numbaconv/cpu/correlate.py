@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..jit import inline, kernel
-from ..parallel import launch, on_threads
+from ..parallel import launch, on_threads_flushing
 from .simd import (
     NARROW_ROWS,
     NARROW_VECTORS,
@@ -145,7 +145,7 @@ def multiply(wide, source, a_start, a_offsets, a_table, weight, b_start, b_offse
 
 @kernel
 def _correlate(first, end, source, page, weight, bias, out, sizes, taps, wide, floor):
-    if on_threads():
+    if on_threads_flushing():
         return
     grid = Grid(*sizes)
     zeros = (np.int64(page.ctypes.data) - np.int64(source.ctypes.data)) // source.itemsize

@@ -19,7 +19,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from ..jit import kernel
-from ..parallel import launch, on_threads
+from ..parallel import launch, on_threads_flushing
 from .correlate import TERMS, Grid, lowest, multiply
 from .simd import NARROW_ROWS, VECTOR_BYTES, WIDE_ROWS, Vectors
 
@@ -66,7 +66,7 @@ def _effort(grid: Grid, taps: int, itemsize: int) -> tuple[int, float]:
 @kernel
 def _correlate(first, end, source, weight, bias, out, sizes, taps, wide, floor):
     """Task: an image and a run of its pixels."""
-    if on_threads():
+    if on_threads_flushing():
         return
     grid = Grid(*sizes)
     lanes = VECTOR_BYTES // source.itemsize

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..jit import inline, kernel
-from ..parallel import launch, on_threads
+from ..parallel import launch, on_threads_flushing
 from .dot_tile import dot_tile
 from .layout import empty, flat_contiguous
 from .simd import VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_panel
@@ -51,7 +51,7 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, relu: boo
 @kernel
 def _dots(first, end, x, weight, bias, out, has_bias, relu, outputs, inputs):
     """Task: some outputs, of all samples."""
-    if on_threads():
+    if on_threads_flushing():
         return
     rows = out.size // outputs
     for task in range(first, end):
@@ -121,7 +121,7 @@ def _multiply(
 @kernel
 def _scaled_rows(first, end, grad_output, weight, out, outputs, inputs):
     """Task: some inputs, of all samples."""
-    if on_threads():
+    if on_threads_flushing():
         return
     rows = out.size // inputs
     block = WIDE_VECTORS * (VECTOR_BYTES // out.itemsize)
@@ -154,7 +154,7 @@ def _product(first, end, a, a_strides, b, out, rows, terms, columns):
     Segments of the terms go outermost, so that a block of b stays in cache for all rows. What is left beside whole
     tiles is covered by tiles that overlap others, computed from the start, and gives the same bits.
     """
-    if on_threads():
+    if on_threads_flushing():
         return
     block = WIDE_VECTORS * (VECTOR_BYTES // out.itemsize)
     blocks = columns // block

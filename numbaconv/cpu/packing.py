@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..jit import helper, kernel, never_inline
-from ..parallel import launch, on_threads
+from ..parallel import launch, on_threads_flushing
 from .layout import contiguous, flat
 from .memory import buffer
 from .simd import NARROW, VECTOR_BYTES, WIDE
@@ -92,7 +92,7 @@ def read_columns(weight, start, stride, count, terms, lines, block):
 @kernel
 def _pack(first, end, weight, packed, packing, tap_offsets):
     """Task: one block and some of its channels."""
-    if on_threads():
+    if on_threads_flushing():
         return
     taps, depth, block = tap_offsets.size, packing.depth, packing.block
     # Whether the channels of a filter follow each other, in the order they are packed.

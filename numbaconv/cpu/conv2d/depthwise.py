@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...jit import kernel
-from ...parallel import launch, on_threads
+from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem, Shape4
 from ..correlate import lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, empty, flat
@@ -30,6 +30,7 @@ from ..simd import VECTOR_BYTES
 from .algorithm import Algorithm
 from .depthwise_tile import group_run
 from .depthwise_weight_gradient import MOST_SUMS, backward_weight
+from .residues import fill, residue_classes
 
 PIXELS = 8  # of a run: 8 sums cover the latency of two multiply-add units
 FEWEST_CHANNELS = 16  # a vector
@@ -64,6 +65,11 @@ class _Taps(NamedTuple):
     runs: np.ndarray  # first column of each; the last one overlaps the one before
     border_offsets: np.ndarray  # [run][tap][pixel]: source offset in the row, or -1
     results: np.ndarray  # [run][pixel]: where in the row of results
+
+
+class _Plan(NamedTuple):
+    grids: tuple[tuple[Grid, _Taps], ...]
+    covers: bool = True  # every result is of a grid
 
 
 def supports(problem: Conv2dProblem) -> str:
@@ -108,19 +114,21 @@ def backward_input(
     # Within a group, input and output channels change places.
     exchanged = weight.reshape(k // group, group, group, r, s).swapaxes(1, 2).reshape(weight.shape)
     packed = _pack(exchanged, bias, False)
-    return _run(_backward_input_plan(problem), problem, problem.input_shape, grad_output, packed, False)
+    return _run(_backward_input_plan(problem), problem, problem.input_shape, grad_output, packed, False, bias)
 
 
 def _run(
-    plan: tuple[tuple[Grid, _Taps], ...], problem: Conv2dProblem, out_shape: Shape4, source: np.ndarray,
-    packed: Packed, relu: bool,
+    plan: _Plan, problem: Conv2dProblem, out_shape: Shape4, source: np.ndarray, packed: Packed, relu: bool,
+    bias: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
     out = empty(out_shape, source.dtype, CHANNELS_LAST)
+    if not plan.covers:
+        fill(out, bias)
     x = flat(channels_last(source))
     page = zeros(out_shape[1], source.dtype)
     distance = (page.__array_interface__["data"][0] - x.__array_interface__["data"][0]) // x.itemsize
     group = (0,) * problem.weight_shape[1]
-    for grid, taps in plan:
+    for grid, taps in plan.grids:
         size = grid.images * grid.rows * grid.columns * grid.channels
         work_ns = size * (0.2 + 0.02 * taps.row_shifts.size * taps.column_shifts.size * len(group))
         args = x, distance, *packed, flat(out), lowest(relu, out.dtype), grid, taps, group
@@ -129,35 +137,35 @@ def _run(
 
 
 @functools.lru_cache(maxsize=1024)
-def _forward_plan(problem: Conv2dProblem) -> tuple[tuple[Grid, _Taps], ...]:
+def _forward_plan(problem: Conv2dProblem) -> _Plan:
     n, c, h, w = problem.input_shape
     _, _, p, q = problem.output_shape
     _, group, r, s = problem.weight_shape
     (sh, sw), (dh, dw), (top, _, left, _) = problem.stride, problem.dilation, problem.padding
     rows = [(i * dh - top, i * s * group * c) for i in range(r)]
     columns = [(j * dw - left, j * group * c) for j in range(s)]
-    return (_grid(c, (n, p, q), (sh, sw), (h, w), (p * q * c, q * c, c, 0), rows, columns),)
+    return _Plan((_grid(c, (n, p, q), (sh, sw), (h, w), (p * q * c, q * c, c, 0), rows, columns),))
 
 
 @functools.lru_cache(maxsize=1024)
-def _backward_input_plan(problem: Conv2dProblem) -> tuple[tuple[Grid, _Taps], ...]:
+def _backward_input_plan(problem: Conv2dProblem) -> _Plan:
     """As in `direct`: input row h gets the gradients of rows (h + top - r * dilation) / stride, where that is whole."""
     n, c, h, w = problem.input_shape
     _, _, p, q = problem.output_shape
     _, group, r, s = problem.weight_shape
     (sh, sw), (dh, dw), (top, _, left, _) = problem.stride, problem.dilation, problem.padding
     step = group * c
+    all_rows, every_row = residue_classes(h, sh, dh, top, r)
+    all_columns, every_column = residue_classes(w, sw, dw, left, s)
     grids = []
-    for row in range(min(sh, h)):
-        reach = [(row + top - i * dh, i * s * step) for i in range(r)]
-        rows = [(h0 // sh, place) for h0, place in reach if h0 % sh == 0]
-        for column in range(min(sw, w)):
-            reach = [(column + left - j * dw, j * step) for j in range(s)]
-            columns = [(w0 // sw, place) for w0, place in reach if w0 % sw == 0]
+    for row, row_taps in all_rows:
+        rows = [(shift, i * s * step) for shift, i in row_taps]
+        for column, column_taps in all_columns:
+            columns = [(shift, j * step) for shift, j in column_taps]
             pitches = (h * w * c, sh * w * c, sw * c, (row * w + column) * c)
             size = n, -(-(h - row) // sh), -(-(w - column) // sw)
             grids.append(_grid(c, size, (1, 1), (p, q), pitches, rows, columns))
-    return tuple(grids)
+    return _Plan(tuple(grids), every_row and every_column)
 
 
 def _grid(
@@ -191,7 +199,7 @@ def _grid(
 @kernel
 def _convolve(first, end, x, zeros, weight, bias, out, floor, grid, taps, group):
     """Task: one row of results."""
-    if on_threads():
+    if on_threads_flushing():
         return
     lanes = VECTOR_BYTES // x.itemsize
     source_row = grid.source_width * grid.channels

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...jit import kernel
-from ...parallel import launch, on_threads
+from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem
 from ..correlate import zeros
 from ..layout import channels_last, empty, flat
@@ -72,7 +72,7 @@ def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarr
 @kernel
 def _accumulate(first, end, grad, x, zeros, sums, offsets, z, taps, group):
     """Task: a run of rows of pixels. sums: [split][r][s][channel of its group][k]."""
-    if on_threads():
+    if on_threads_flushing():
         return
     lanes = VECTOR_BYTES // x.itemsize
     row_sums = len(taps) * len(group)

@@ -17,6 +17,7 @@ from ..correlate_patches import correlate_patches
 from ..layout import CHANNELS_LAST, empty, flat, in_layout, layout_of, padded_channels_last
 from ..packing import Columns, Packed, Packing, columns_for, pack, pack_bias
 from .algorithm import Algorithm
+from .residues import fill, residue_classes
 from .weight_gradient import backward_weight
 
 # With fewer channels than this a tap's inner loop is too short: the taps of one filter row, which are
@@ -33,6 +34,7 @@ class _Plan(NamedTuple):
     grids: tuple[tuple[Grid, np.ndarray], ...]
     source_padding: Shape4  # zeros to put around the source first
     patches: bool = False
+    covers: bool = True  # every result is of a grid
 
 
 class _Taps(NamedTuple):
@@ -65,12 +67,16 @@ def backward_input(
 ) -> np.ndarray:
     """(N, C, H, W) in the layout of grad_output."""
     plan = _backward_input_plan(problem, grad_output.itemsize)
-    grad_input = _run(plan, problem.input_shape, grad_output, _pack(plan, weight, bias), False)
+    grad_input = _run(plan, problem.input_shape, grad_output, _pack(plan, weight, bias), False, bias)
     return in_layout(grad_input, layout_of(grad_output))
 
 
-def _run(plan: _Plan, out_shape: Shape4, source: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
+def _run(
+    plan: _Plan, out_shape: Shape4, source: np.ndarray, packed: Packed, relu: bool, bias: np.ndarray | None = None
+) -> np.ndarray:
     out = empty(out_shape, source.dtype, CHANNELS_LAST)
+    if not plan.covers:
+        fill(out, bias)
     if out.size:
         flat_source = padded_channels_last(source, plan.source_padding, "padded source")
         compute = correlate_patches if plan.patches else correlate
@@ -100,8 +106,7 @@ def forward_plan(problem: Conv2dProblem, itemsize: int) -> _Plan:
 def _backward_input_plan(problem: Conv2dProblem, itemsize: int) -> _Plan:
     """Input row h gets grad_output row (h + top - r * dilation) / stride, where that is whole.
 
-    Rows h = residue + i * stride form one class: the taps r for which it is whole, and then the row is i plus a
-    shift of the tap.
+    There is a grid for each class of rows and class of columns (see `residues`).
     """
     n, c, h, w = problem.input_shape
     k, width, r, s = problem.weight_shape
@@ -113,18 +118,18 @@ def _backward_input_plan(problem: Conv2dProblem, itemsize: int) -> _Plan:
         group_stride=depth * width * r * s, column_stride=r * s, depth_stride=width * r * s,
     )  # fmt: skip
     (sh, sw), (dh, dw), (top, _, left, _) = problem.stride, problem.dilation, problem.padding
+    all_rows, every_row = residue_classes(h, sh, dh, top, r)
+    all_columns, every_column = residue_classes(w, sw, dw, left, s)
     grids = []
-    for row in range(min(sh, h)):
-        row_taps = [((row + top - i * dh) // sh, i) for i in range(r) if (row + top - i * dh) % sh == 0]
-        for column in range(min(sw, w)):
-            column_taps = [((column + left - j * dw) // sw, j) for j in range(s) if (column + left - j * dw) % sw == 0]
+    for row, row_taps in all_rows:
+        for column, column_taps in all_columns:
             pitches = (h * w * c, sh * w * c, sw * c, (row * w + column) * c)
             rows_here, columns_here = -(-(h - row) // sh), -(-(w - column) // sw)
             grid = _grid(
                 n, rows_here, columns_here, (1, 1), (p, q, k), pitches, packing, columns, r * s, group_depth=depth
             )
             grids.append((grid, _Taps(row_taps, column_taps)))
-    return _finish(grids, columns, packing, (r, s))
+    return _finish(grids, columns, packing, (r, s))._replace(covers=every_row and every_column)
 
 
 def _grid(

@@ -11,7 +11,7 @@ import functools
 import numpy as np
 
 from ...jit import helper, kernel
-from ...parallel import launch, on_threads
+from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem
 from ..correlate import lowest
 from ..dot_tile import dot_tile
@@ -73,7 +73,7 @@ def forward(problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -
 @kernel
 def _convolve(first, end, x, weight, bias, out, sizes, floor):
     """Task: one image."""
-    if on_threads():
+    if on_threads_flushing():
         return
     channels, height, width, filter_height, filter_width = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]
     out_height, out_width, groups, columns = sizes[5], sizes[6], sizes[7], sizes[8]

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...jit import inline, kernel
-from ...parallel import launch, on_threads
+from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem
 from ..correlate import TERMS
 from ..layout import channels_last, empty, flat
@@ -199,7 +199,7 @@ def _chunk(
 @kernel
 def _transpose(first, end, x, planes, row_images, row_inputs, parts, z):
     """Task: one row of the planes, some channels."""
-    if on_threads():
+    if on_threads_flushing():
         return
     lanes = VECTOR_BYTES // x.itemsize
     for task in range(first, end):
@@ -251,7 +251,7 @@ def _tile(wide, planes, start, rows, row, lines, line, step, grad, b_start, b_li
 @kernel
 def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first_line, initial, z, wide):
     """Segment (some lines, or a part of one) > tile of rows: the segment of grad stays in cache."""
-    if on_threads():
+    if on_threads_flushing():
         return
     tile_rows = WIDE_ROWS if wide else NARROW_ROWS
     length = min(z.line_length, TERMS)
@@ -284,7 +284,7 @@ def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first
 @kernel
 def _finish(first, end, sums, out, parts, z, taps, strides):
     """Adds the splits in order and writes the rows (c, tap) of every column k. Task: a block, some of its rows."""
-    if on_threads():
+    if on_threads_flushing():
         return
     k_stride, c_stride = strides
     lanes = VECTOR_BYTES // sums.itemsize

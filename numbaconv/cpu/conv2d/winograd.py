@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...jit import helper, inline, kernel, never_inline
-from ...parallel import launch, on_threads
+from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem, Pair, Shape4
 from ..correlate import ALIGNMENT, TERMS, aligned, lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, empty, flat, in_layout, layout_of
@@ -252,7 +252,7 @@ def transform_run(x, zeros, patches, start, pitch, first_tile, tiles, tiling, po
 def _transform(
     first, end, x, zeros, patches, pitch, first_tile, tiles, tiling, points_h, points_w, results_h, results_w
 ):
-    if on_threads():
+    if on_threads_flushing():
         return
     for task in range(first, end):
         t = task * _TILES
@@ -317,7 +317,7 @@ def _convolve(
     first, end, x, zeros, patches, pitch, filters, bias, out, chunk, tiling, wide, floor,
     points_h, points_w, results_h, results_w,
 ):  # fmt: skip
-    if on_threads():
+    if on_threads_flushing():
         return
     chunk_first, chunk_tiles, transformed = chunk
     points = len(points_h) * len(points_w)

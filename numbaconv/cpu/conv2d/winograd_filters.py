@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...jit import kernel
-from ...parallel import launch, on_threads
+from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem, Pair
 from ..layout import contiguous, flat
 from ..memory import buffer
@@ -68,7 +68,7 @@ def pack_flipped(results: int, problem: Conv2dProblem, weight: np.ndarray, bias:
 @kernel
 def _transform_filters(first, end, weight, filters, sizes, strides, points_h, points_w, taps_h, taps_w):
     """filters: [point][group and block][channel][column]. Task: some channels of a block."""
-    if on_threads():
+    if on_threads_flushing():
         return
     blocks, block, columns, depth, pitch, parts = sizes
     taps = len(taps_h) * len(taps_w)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...jit import helper, inline, kernel, never_inline
-from ...parallel import launch, on_threads
+from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem
 from ..correlate import TERMS, zeros
 from ..layout import channels_last, empty, flat
@@ -136,7 +136,7 @@ def _transform(
     first, end, x, grad, zeros, patches, grads, pitches, first_tile, tiles, tiling,
     points_h, points_w, results_h, results_w,
 ):  # fmt: skip
-    if on_threads():
+    if on_threads_flushing():
         return
     for task in range(first, end):
         t = task * _TILES
@@ -160,7 +160,7 @@ def _panel(wide, patches, a_start, a_step, grads, b_start, b_step, sums, out_sta
 @kernel
 def _multiply(first, end, patches, grads, sums, pitches, initial, tiles, parts, sum_rows, tiling, wide):
     """sums: [point][group and block][channel][column]. Task: one point, block and part of the channels."""
-    if on_threads():
+    if on_threads_flushing():
         return
     patch_pitch, grad_pitch, sum_pitch = pitches
     rows = WIDE_ROWS if wide else NARROW_ROWS
@@ -184,7 +184,7 @@ def _multiply(first, end, patches, grads, sums, pitches, initial, tiles, parts, 
 @kernel
 def _finish(first, end, sums, zeros, out, sum_rows, tiling, points_h, points_w, taps_h, taps_w):
     """The sums transformed, to out[k][c][tap]. Task: a block and `_LINES` channels, so that runs of out are written."""
-    if on_threads():
+    if on_threads_flushing():
         return
     taps = len(taps_h) * len(taps_w)
     pitch = tiling.groups * tiling.blocks * sum_rows * tiling.block + PITCH_PADDING
