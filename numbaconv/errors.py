@@ -51,12 +51,21 @@ class FileFormatError(NumbaconvError, ValueError):
     """A file that is truncated, corrupt, or not what it claims to be."""
 
 
+_LONGEST = 2000  # characters of a value
+
+
+def _shortened(text: str) -> str:
+    more = len(text) - _LONGEST
+    return text if more <= 0 else f"{text[:_LONGEST]} ... ({more} more characters)"
+
+
 def message(op: str, rule: str, fix: str = "", /, **values: Any) -> str:
     """``<op>: <rule>; got <name>=<value>, …. <what to do>``.
 
-    A double underscore in a keyword stands for a dot: ``x__shape`` prints as ``x.shape``.
+    A double underscore in a keyword stands for a dot: ``x__shape`` prints as ``x.shape``. Values that would fill a
+    screen, such as a list of all names in a file, are cut.
     """
-    got = ", ".join(f"{name.replace('__', '.')}={value!r}" for name, value in values.items())
+    got = ", ".join(f"{name.replace('__', '.')}={_shortened(repr(value))}" for name, value in values.items())
     text = f"{op}: {rule}"
     if got:
         text += f"; got {got}"

@@ -173,3 +173,32 @@ def test_docstrings(name):
         if not ast.get_docstring(node) and not overloads & {ast.unparse(d) for d in node.decorator_list}
     ]
     assert not missing
+
+
+# What runs code that it finds in a file, or may.
+RUN_CODE = {
+    "cloudpickle",
+    "code",
+    "codeop",
+    "copyreg",
+    "dill",
+    "joblib",
+    "marshal",
+    "pickle",
+    "runpy",
+    "shelve",
+    "yaml",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_file_is_run(name):
+    """Models and data are never pickles. (Compiled kernels are: of files that their user alone can have written.)"""
+    tree = parse(name)
+    found = {module.split(".")[0] for module in imports(name, tree)} & RUN_CODE
+    assert found == ({"pickle"} if name == "kernel_cache.py" else set())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            assert getattr(node.func, "id", "") not in {"eval", "exec", "compile", "__import__"}
+            assert "allow_pickle" not in {keyword.arg for keyword in node.keywords}
+            assert ast.unparse(node.func) not in {"np.load", "numpy.load"}

@@ -6,6 +6,8 @@ import json
 import os
 import stat
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -374,3 +376,103 @@ def test_a_directory_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^save: the file's directory must exist; got path=.*nowhere"):
         io.save(nn.ReLU(), tmp_path / "nowhere" / "model.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def tensor(dtype="F32", shape=(1,), offsets=(0, 4)):
+    return f'{{"dtype": "{dtype}", "shape": {list(shape)}, "data_offsets": {list(offsets)}}}'
+
+
+WEIGHT, BIAS = f'"0.weight": {tensor(shape=(1, 1))}', f'"0.bias": {tensor(offsets=(4, 8))}'
+DAMAGED = {
+    "a name used twice": f"{{{WEIGHT}, {WEIGHT}, {BIAS}}}",
+    "a key used twice": f'{{{WEIGHT[:-1]}, "shape": [1, 1]}}, {BIAS}}}',
+    "data used twice": f'{{{WEIGHT}, "0.bias": {tensor()}}}',
+    "data of nobody": f'{{{WEIGHT}, "0.bias": {tensor(offsets=(8, 12))}}}',
+    "data beyond the end": f'{{{WEIGHT}, "0.bias": {tensor(offsets=(4, 4000), shape=(999,))}}}',
+    "data that ends before it begins": f'{{{WEIGHT}, "0.bias": {tensor(offsets=(8, 4))}}}',
+    "a negative offset": f'{{{WEIGHT}, "0.bias": {tensor(offsets=(-4, 8))}}}',
+    "a size beyond 64 bits": f'{{"0.weight": {tensor(shape=(2**62, 4))}, {BIAS}}}',
+    "a shape of more than the data": f'{{"0.weight": {tensor(shape=(2**40,))}, {BIAS}}}',
+    "an empty shape beyond 64 bits": f'{{"0.weight": {tensor(shape=(0, 2**63), offsets=(0, 0))}, {BIAS}}}',
+    "another dtype": f'{{"0.weight": {tensor(dtype="F64", shape=(1, 1))}, {BIAS}}}',
+    "a list": "[1, 2]",
+    "200,000 names": "{" + ", ".join(f'"{i}": {tensor(shape=(0,), offsets=(0, 0))}' for i in range(200_000)) + "}",
+    "6,000,000 lists": '{"__metadata__": [' + "[], " * 6_000_000 + "1]}",
+}
+
+
+def write_header(path, header, data=bytes(8), length=None):
+    text = header.encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_tensors(name, tmp_path):
+    model = nn.Sequential(nn.Linear(1, 1)).initialize(0)
+    before = {key: value.copy() for key, value in model.state_dict().items()}
+    write_header(tmp_path / "file", DAMAGED[name])
+    for call in (lambda: io.load(tmp_path / "file"), lambda: io.load_state(tmp_path / "file", model)):
+        with pytest.raises(FileFormatError, match=r"file'") as caught:
+            call()
+        assert len(str(caught.value)) < 1000
+    for key, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+def test_what_the_damage_was_done_to_is_whole(tmp_path):
+    write_header(tmp_path / "file", f"{{{WEIGHT}, {BIAS}}}")
+    io.load_state(tmp_path / "file", nn.Sequential(nn.Linear(1, 1)))
+
+
+def test_truncated_at_every_byte(tmp_path):
+    path, model = tmp_path / "file", nn.Sequential(nn.Linear(3, 2))
+    io.save(model, path)
+    content = path.read_bytes()
+    for cut in range(len(content)):
+        path.write_bytes(content[:cut])
+        with pytest.raises(FileFormatError):
+            io.load_state(path, model)
+
+
+def test_names_that_would_fill_many_screens(tmp_path):
+    """The message of a file of another model is not as long as that model's list of names."""
+    empty = tensor(shape=(0,), offsets=(0, 0))
+    write_header(tmp_path / "file", "{" + ", ".join(f'"layer.{i}": {empty}' for i in range(10_000)) + "}", b"")
+    with pytest.raises(StateDictError, match=r"unexpected=.*more characters") as caught:
+        io.load_state(tmp_path / "file", nn.Sequential(nn.Linear(1, 1)))
+    assert len(str(caught.value)) < 3000
+
+
+MEMORY = """
+import resource, sys
+from numbaconv import errors, io, nn
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+model = nn.Sequential(nn.Linear(1, 1)).initialize(0)
+before = peak()
+try:
+    io.load_state(sys.argv[1], model)
+except (errors.FileFormatError, errors.StateDictError):
+    pass
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
+@pytest.mark.parametrize(
+    "name", ["a header of terabytes", "a shape of terabytes", "6,000,000 lists", "large and whole"]
+)
+def test_memory_is_bounded_by_the_file(name, tmp_path):
+    path = tmp_path / "file"
+    if name == "a header of terabytes":
+        write_header(path, "{}", length=2**43)
+    elif name == "a shape of terabytes":
+        write_header(path, f'{{"0.weight": {tensor(shape=(2**20, 2**20), offsets=(0, 2**42))}}}')
+    elif name == "large and whole":
+        io.write_tensors(path, {"a": np.zeros(2**25, "float32")})
+    else:
+        write_header(path, DAMAGED[name])
+    done = subprocess.run([sys.executable, "-c", MEMORY, str(path)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 3 * path.stat().st_size + 2**24

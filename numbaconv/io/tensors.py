@@ -37,6 +37,8 @@ _DTYPES = {
     "BOOL": "?",
 }
 
+_LONGEST_HEADER, _MOST_ARRAYS = 2**24, 2**17  # of the largest models there are a few thousand arrays
+
 
 def write_tensors(path: PathLike, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
     """Writes arrays and strings to a .safetensors file; the old file stays if anything fails.
@@ -57,19 +59,44 @@ def read_tensors(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]
         (name to array, name to text); bfloat16 arrays become float32.
 
     Raises:
-        FileFormatError: if the file is truncated, corrupt, or something else.
+        FileFormatError: if the file is truncated, corrupt, or something else; if a name is there twice; of more than
+            131,072 arrays.
         OSError: if it cannot be read.
     """
     content = Path(path).read_bytes()
     try:
+        metadata = _metadata(content)
         parts = safetensors.deserialize(content)
-        length = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
     except (safetensors.SafetensorError, ValueError, RecursionError) as error:
         rule = "the file must be a complete .safetensors file"
         fix = "It is truncated, corrupt, or of another format; write it again."
         raise FileFormatError(message("read_tensors", rule, fix, path=str(path), reason=str(error))) from None
     return {name: _array(str(path), name, part) for name, part in parts}, metadata
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The header's text, after the checks that safetensors leaves out: names used twice, and a header so large that
+    the lists and dicts of it need far more memory than the file.
+    """
+    length = int.from_bytes(content[:8], "little")
+    if length > _LONGEST_HEADER:
+        raise ValueError(f"a header of {length} bytes, more than {_LONGEST_HEADER}")
+    arrays = 0
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal arrays
+        names = dict(pairs)
+        if len(names) < len(pairs):
+            seen: set[str] = set()
+            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            raise ValueError(f"two entries of the name {twice[:100]!r}")
+        arrays += "data_offsets" in names
+        if arrays > _MOST_ARRAYS:
+            raise ValueError(f"more than {_MOST_ARRAYS} arrays")
+        return names
+
+    header = json.loads(content[8 : 8 + length], object_pairs_hook=unique)
+    return (header.get("__metadata__") if isinstance(header, dict) else None) or {}
 
 
 def _array(path: str, name: str, part: Mapping[str, Any]) -> np.ndarray:
