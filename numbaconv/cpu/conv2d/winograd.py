@@ -325,20 +325,20 @@ def _convolve(
     products = aligned(np.empty(points * product_pitch + tiling.block + ALIGNMENT, x.dtype))
     own_pitch = tiling.run * tiling.channels + PITCH_PADDING
     own = aligned(np.zeros(ALIGNMENT + (1 if transformed else points * own_pitch), x.dtype))
+    source, source_pitch = patches, pitch
+    if not transformed:
+        source, source_pitch = own, own_pitch
     for task in range(first, end):
         run = task // tiling.splits
         split = task - run * tiling.splits
         t = run * tiling.run
         tiles = min(tiling.run, chunk_tiles - t)
+        start = t * tiling.channels if transformed else 0
         if not transformed:
-            transform_run(x, zeros, own, 0, own_pitch, chunk_first + t, tiles, tiling,
+            transform_run(x, zeros, source, start, source_pitch, chunk_first + t, tiles, tiling,
                           points_h, points_w, results_h, results_w)  # fmt: skip
         blocks = tiling.groups * tiling.blocks
         for block in range(blocks * split // tiling.splits, blocks * (split + 1) // tiling.splits):
-            if transformed:
-                _multiply(patches, t * tiling.channels, pitch, filters, products, product_pitch, block, tiles, points,
-                          tiling, wide)  # fmt: skip
-            else:
-                _multiply(own, 0, own_pitch, filters, products, product_pitch, block, tiles, points, tiling, wide)
+            _multiply(source, start, source_pitch, filters, products, product_pitch, block, tiles, points, tiling, wide)
             _store(products, product_pitch, bias, out, chunk_first + t, tiles, block, tiling, floor,
                    points_h, points_w, results_h, results_w)  # fmt: skip
