@@ -37,6 +37,20 @@ def test_too_large(name):
         TOO_LARGE[name]()
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: nn.Linear(2**22, 2**22),
+        lambda: nn.Linear(2**40, 2**40),
+        lambda: nn.Conv2d(2**20, 2**20, 3),
+        lambda: nn.BatchNorm2d(2**45),
+    ],
+)
+def test_layers_too_large(layer):
+    with pytest.raises(DeviceMemoryError, match=r"bytes=\d{12,}, available=\d+"):
+        layer()
+
+
 def test_uncountable():
     for call in (
         lambda: functional.conv2d(ONE, FILTER, padding=2**30),

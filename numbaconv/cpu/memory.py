@@ -28,22 +28,27 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _raw(nbytes: int) -> np.ndarray:
-    """Bytes to lend.
-
-    Raises:
-        DeviceMemoryError: if there are not so many. Linux promises more memory than it has, and kills who uses it.
-    """
-    if nbytes > _LARGEST_UNCHECKED and nbytes > (free := available()):
-        raise _too_large(nbytes, free)
+    """Bytes to lend."""
+    require(nbytes)
     try:
         return np.empty(nbytes + _ALIGNMENT, np.uint8)
     except (MemoryError, ValueError):
         raise _too_large(nbytes, available()) from None
 
 
+def require(nbytes: int) -> None:
+    """Before anything that needs so many bytes.
+
+    Raises:
+        DeviceMemoryError: if there are not so many. Linux promises more memory than it has, and kills who uses it.
+    """
+    if nbytes > _LARGEST_UNCHECKED and nbytes > (free := available()):
+        raise _too_large(nbytes, free)
+
+
 def _too_large(nbytes: int, free: int) -> DeviceMemoryError:
     rule = "an array must fit in the memory that is available"
-    fix = "Use smaller batches or images."
+    fix = "Use smaller batches, images or layers."
     return DeviceMemoryError(message("memory", rule, fix, bytes=nbytes, available=free))
 
 

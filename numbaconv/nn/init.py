@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..cpu import memory
 from ..errors import ArgumentError, ShapeError, message
 
 Rng = np.random.Generator | int | None
@@ -134,21 +135,40 @@ def uniform(shape: Shape, bound: float, rng: Rng, *, dtype: Any = np.float32) ->
     """Uniform in ±bound."""
     if _placeholders.active:
         return placeholder(shape, dtype)
+    require_memory(shape, dtype)
     # Two separate operations: `Generator.uniform` may fuse them on some CPUs, and differ in the last bit.
     draw = generator(rng).random(shape)
-    return np.asarray(draw * (2 * bound) - bound, dtype)
+    draw *= 2 * bound
+    draw -= bound
+    return np.asarray(draw, dtype)
 
 
 def normal(shape: Shape, std: float, rng: Rng, *, dtype: Any = np.float32) -> np.ndarray:
     """Normal with mean 0."""
     if _placeholders.active:
         return placeholder(shape, dtype)
-    return np.asarray(generator(rng).standard_normal(shape) * std, dtype)
+    require_memory(shape, dtype)
+    draw = generator(rng).standard_normal(shape)
+    draw *= std
+    return np.asarray(draw, dtype)
 
 
 def constant(shape: Shape, value: float, *, dtype: Any = np.float32) -> np.ndarray:
     """All elements `value`."""
-    return placeholder(shape, dtype) if _placeholders.active else np.full(shape, value, dtype)
+    if _placeholders.active:
+        return placeholder(shape, dtype)
+    require_memory(shape, dtype)
+    return np.full(shape, value, dtype)
+
+
+def require_memory(shape: Shape, dtype: Any) -> None:
+    """Before a weight is drawn, in float64.
+
+    Raises:
+        DeviceMemoryError: with the number of bytes, if there are not so many.
+    """
+    if not _placeholders.active:
+        memory.require(math.prod(shape) * (8 + np.dtype(dtype).itemsize))
 
 
 # --- building a model whose weights come from elsewhere -----------------------------------------------------

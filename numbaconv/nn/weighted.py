@@ -22,6 +22,7 @@ class Weighted(Module):
     bias: Parameter | None
 
     def _make_parameters(self, weight_shape: tuple[int, ...], bias_shape: tuple[int] | None, rng: init.Rng) -> None:
+        init.require_memory(weight_shape, np.float32)
         self.weight = Parameter(init.placeholder(weight_shape, np.float32))
         self.bias = None if bias_shape is None else Parameter(init.placeholder(bias_shape, np.float32))
         self.reset_parameters(init.generator(rng))
