@@ -19,6 +19,7 @@ from typing import Any
 
 import numba
 from numba.core import types
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.extending import intrinsic, overload
 
 from .compile_notice import announced
@@ -42,6 +43,24 @@ _FLAGS: dict[str, Any] = {
     "no_cfunc_wrapper": True,
 }
 
+# Passes of numba's for what kernels do not contain: closures and comprehensions, ``with``, `literal_unroll`,
+# arithmetic on whole arrays.
+_NOT_NEEDED = {
+    "inline_closure_likes", "with_lifting", "literal_unroll", "find_literally", "nopython_rewrites",
+    "make_function_op_code_to_jit_function", "rewrite_dynamic_raises", "dump_parfor_diagnostics",
+}  # fmt: skip
+
+
+class _KernelCompiler(CompilerBase):
+    """numba's own pipeline without those: a tenth of the time."""
+
+    def define_pipelines(self) -> list[Any]:
+        pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        pipeline.passes = [(step, text) for step, text in pipeline.passes if step.name() not in _NOT_NEEDED]
+        pipeline.finalize()
+        return [pipeline]
+
+
 _kernels: list[Any] = []
 
 
@@ -56,7 +75,7 @@ def helper(function: Callable[..., Any]) -> Any:
 
 
 def _compiled(function: Callable[..., Any], flags: dict[str, Any]) -> Any:
-    dispatcher = numba.njit(**flags)(function)
+    dispatcher = numba.njit(**flags, pipeline_class=_KernelCompiler)(function)
     dispatcher._cache = KernelCache(function)
     dispatcher._compiler.compile = announced(dispatcher._compiler.compile)
     _kernels.append(dispatcher)
