@@ -155,6 +155,9 @@ def launch(body: Any, tasks: int, work_ns: float, *args: Any) -> None:
         body: kernel ``(first_task, end_task, *args)``.
         tasks: number of independent tasks; depends on the problem only.
         work_ns: estimated time of all tasks on one thread, nanoseconds.
+
+    Raises:
+        MemoryError: if a task finds no memory for what it works in.
     """
     if tasks > 1 and work_ns >= PARALLEL_WORK_NS:
         threads = min(get_num_threads(), tasks)
@@ -184,8 +187,9 @@ def _entry(flush: bool) -> Any:
             handed = builder.icmp_signed("<", first, _INT(0))
             with builder.if_then(handed, likely=False):
                 threads = builder.neg(first)
-                held = cgutils.pack_struct(builder, [threads, end, *rest])
-                data = builder.bitcast(cgutils.alloca_once_value(builder, held), cgutils.voidptr_t)
+                held = cgutils.pack_struct(builder, [_INT(0), threads, end, *rest])
+                place = cgutils.alloca_once_value(builder, held)
+                data = builder.bitcast(place, cgutils.voidptr_t)
                 starts, counts, steps = (cgutils.alloca_once_value(builder, v) for v in (data, threads, _INT(1)))
                 chunk = _chunk(kernel, held, flush)
                 with builder.if_else(builder.icmp_signed("==", threads, _INT(1))) as (alone, together):
@@ -195,6 +199,9 @@ def _entry(flush: bool) -> Any:
                         function = builder.load(ir.GlobalVariable(builder.module, _PARALLEL_FOR.as_pointer(), _CELL))
                         pointers = [builder.bitcast(p, cgutils.voidptr_t) for p in (chunk, starts, counts, steps)]
                         builder.call(function, [*pointers, data, _INT(0), _INT(1), threads])
+                failed = builder.load(cgutils.gep_inbounds(builder, place, 0, 0))
+                with builder.if_then(cgutils.is_not_null(builder, failed), likely=False):
+                    context.call_conv.return_user_exc(builder, MemoryError, ("a kernel found no memory to work in",))
             return handed
 
         return types.boolean(), codegen
@@ -218,19 +225,25 @@ _FLUSH_TO_ZERO = 1 << 15 | 1 << 6  # results and operands, in MXCSR (Intel, "Sof
 
 
 def _chunk(kernel: Any, held: Any, flush: bool) -> Any:
-    """The function that a thread runs; `data` points to (threads, tasks, the kernel's other arguments)."""
+    """The function that a thread runs; `data` points to (failed, threads, tasks, the kernel's other arguments).
+
+    `failed` is set where the kernel raises something. What it may raise is a MemoryError.
+    """
     function = ir.Function(kernel.module, _CHUNK, name=f"{kernel.name}.chunk")
     function.linkage = "internal"
     builder = ir.IRBuilder(function.append_basic_block())
     starts, counts, _, data = function.args
-    values = builder.load(builder.bitcast(data, held.type.as_pointer()))
-    threads, tasks, *rest = (builder.extract_value(values, i) for i in range(len(held.type.elements)))
+    place = builder.bitcast(data, held.type.as_pointer())
+    values = builder.load(place)
+    _, threads, tasks, *rest = (builder.extract_value(values, i) for i in range(len(held.type.elements)))
     result, exception = (cgutils.alloca_once(builder, a.type.pointee) for a in kernel.args[:2])
     number = builder.sub(builder.ptrtoint(builder.load(starts), _INT), builder.ptrtoint(data, _INT))
     with _flushing(builder, flush), cgutils.for_range(builder, builder.load(counts)) as loop:
         share = builder.add(number, loop.index)
         first, end = (builder.sdiv(builder.mul(n, tasks), threads) for n in (share, builder.add(share, _INT(1))))
-        builder.call(kernel, [result, exception, first, end, *rest])
+        status = builder.call(kernel, [result, exception, first, end, *rest])
+        with builder.if_then(cgutils.is_not_null(builder, status), likely=False):
+            builder.store(_INT(1), cgutils.gep_inbounds(builder, place, 0, 0))
     builder.ret_void()
     return function
 

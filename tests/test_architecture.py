@@ -202,3 +202,19 @@ def test_no_file_is_run(name):
             assert getattr(node.func, "id", "") not in {"eval", "exec", "compile", "__import__"}
             assert "allow_pickle" not in {keyword.arg for keyword in node.keywords}
             assert ast.unparse(node.func) not in {"np.load", "numpy.load"}
+
+
+def is_kernel(node):
+    return isinstance(node, ast.FunctionDef) and any(ast.unparse(d) == "kernel" for d in node.decorator_list)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("cpu/")])
+def test_kernels_take_tasks_and_hand_themselves_to_threads(name):
+    """`launch` calls a kernel with a negative first task: one that does not begin with `on_threads` would run it."""
+    for node in filter(is_kernel, ast.walk(parse(name))):
+        assert [argument.arg for argument in node.args.args[:2]] == ["first", "end"], node.name
+        body = node.body[1:] if ast.get_docstring(node) else node.body
+        assert ast.unparse(body[0]) in (
+            "if on_threads():\n    return",
+            "if on_threads_flushing():\n    return",
+        ), node.name

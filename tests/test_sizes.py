@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from numbaconv import functional, nn, optim
+from numbaconv import functional, jit, nn, optim, parallel
 from numbaconv.cpu import memory
 from numbaconv.errors import DeviceMemoryError, NumbaconvError, ShapeError
 
@@ -49,6 +49,27 @@ def test_too_large(name):
 def test_layers_too_large(layer):
     with pytest.raises(DeviceMemoryError, match=r"bytes=\d{12,}, available=\d+"):
         layer()
+
+
+@jit.kernel
+def _greedy(first, end, out, size):
+    if parallel.on_threads():
+        return
+    for task in range(first, end):
+        scratch = np.empty(size)
+        scratch[0] = out[task] = 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_kernel_that_finds_no_memory(threads):
+    """It says so, on the threads too, and the next call is right."""
+    out = np.zeros(4)
+    with parallel.num_threads(min(threads, parallel.get_num_threads())):
+        with pytest.raises(MemoryError, match="no memory to work in"):
+            parallel.launch(_greedy, 4, 1e9, out, 2**58)
+        assert not out.any()
+        parallel.launch(_greedy, 4, 1e9, out, 1)
+    assert out.all()
 
 
 def test_uncountable():
