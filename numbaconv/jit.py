@@ -7,9 +7,10 @@ Why each flag is as it is:
 * ``error_model="numpy"``: a division by zero gives inf, and loops keep no branch for it.
 * ``nogil=True``: other Python threads run while a kernel does.
 * ``boundscheck=False``: a kernel's indices are computed from shapes that were checked above it.
+* ``no_cfunc_wrapper=True``: no entry for C callbacks, which nobody calls and which takes time to compile.
 
-A kernel that `parallel.launch` runs takes a range of tasks, ``(first_task, end_task, *args)``. It starts with
-``never_inline()``: called from Python or from the threading layer, it is one machine code.
+A kernel takes a range of tasks, ``(first_task, end_task, *args)``, and begins with `parallel.on_threads`. What kernels
+call is either a `helper`, compiled once, or `inline`, pasted.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ __all__ = [
     "by_dtype",
     "compile_counts",
     "compiled_signatures",
+    "helper",
     "inline",
     "kernel",
     "never_inline",
@@ -94,15 +96,15 @@ def by_dtype(float32: Any, float64: Any) -> Any:
     warns of its own bookkeeping where such helpers call each other.)
     """
 
-    def helper(x):  # (numba compares these signatures, annotations included)
+    def number(x):  # (numba compares these signatures, annotations included)
         raise TypeError("it exists in kernels only")
 
     def body(x):
         chosen = float32 if x == types.float32 else float64
         return chosen.py_func
 
-    overload(helper, jit_options=_FLAGS)(body)  # type: ignore[arg-type]
-    return helper
+    overload(number, jit_options=_FLAGS)(body)  # type: ignore[arg-type]
+    return number
 
 
 def _function_attribute(name: str) -> Any:
