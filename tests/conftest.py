@@ -65,6 +65,15 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="a long test: run pytest --full"))
 
 
+@pytest.fixture(autouse=True)
+def seeded_layers(monkeypatch):
+    """Layers that are made without a seed are drawn from one: a test fails in every run or in none."""
+    from numbaconv.nn import init
+
+    original, stream = init.generator, np.random.default_rng(20240607)
+    monkeypatch.setattr(init, "generator", lambda rng: original(stream if rng is None else rng))
+
+
 @pytest.fixture
 def rng():
     """A NumPy Generator, the same in every run."""
