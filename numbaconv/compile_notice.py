@@ -52,12 +52,12 @@ def compiling() -> Iterator[None]:
         if _depth == 1:
             _collected = gc.isenabled()
             gc.disable()
-    start = time.perf_counter()
-    if _depth == 1 and not _told and not cache_files.quiet():
-        timer = threading.Timer(max(PATIENCE_SECONDS - _seconds, 0.0), _tell)
-        timer.daemon = True
-        timer.start()
-    try:
+    try:  # from here on, so that Ctrl-C leaves the collector as it was
+        start = time.perf_counter()
+        if _depth == 1 and not _told and not cache_files.quiet():
+            timer = threading.Timer(max(PATIENCE_SECONDS - _seconds, 0.0), _tell)
+            timer.daemon = True
+            timer.start()
         yield
     finally:
         with _lock:

@@ -276,12 +276,15 @@ def test_parts_of_sums():
 
 def test_supports():
     def refusal(x, weight, **arguments):
-        return tensor_core.supports(conv2d_problem(x, weight, None, 1, 8, 1, arguments.get("groups", 1)))
+        stride, groups = arguments.get("stride", 1), arguments.get("groups", 1)
+        return tensor_core.supports(conv2d_problem(x, weight, None, stride, 8, 1, groups))
 
     assert refusal((1, 8, 9, 9), (12, 8, 3, 3)) == ""
     assert refusal((1, 8, 9, 9), (12, 4, 3, 3), groups=2) == "there are 2 groups"
     assert refusal((1, 6, 9, 9), (12, 6, 3, 3)) == "channels are copied by four: 6 in, 12 out"
     assert refusal((1, 8, 9, 9), (12, 8, 3, 16)) == "the kernel is 3x16: larger than 15"
+    assert refusal((1, 8, 9, 9), (12, 8, 3, 3), stride=16) == ""
+    assert "the stride is (1, 17): " in refusal((1, 8, 9, 9), (12, 8, 3, 3), stride=(1, 17))
 
 
 def test_the_largest_window():

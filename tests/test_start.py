@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import pytest
@@ -85,3 +86,19 @@ def test_no_thread_is_left_behind():
         if isinstance(thread, threading.Timer):
             thread.join(5)
     assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_is_as_it_was(enabled):
+    """After compiling, compiling inside of it, and an interruption."""
+    was = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with compile_notice.compiling(), compile_notice.compiling():
+            assert not gc.isenabled()
+        assert gc.isenabled() is enabled
+        with pytest.raises(KeyboardInterrupt), compile_notice.compiling():
+            raise KeyboardInterrupt
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if was else gc.disable)()

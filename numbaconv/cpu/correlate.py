@@ -151,8 +151,8 @@ def _correlate(first, end, source, page, weight, bias, out, sizes, taps, wide, f
     zeros = (np.int64(page.ctypes.data) - np.int64(source.ctypes.data)) // source.itemsize
     tap_count = taps.shape[0]
     rows = WIDE_ROWS if wide else NARROW_ROWS
-    source_offsets = np.empty(max(tap_count, 1) * rows, np.int64)
-    weight_offsets = np.empty(max(tap_count, 1), np.int64)
+    source_offsets = np.empty(tap_count * rows, np.int64)
+    weight_offsets = np.empty(tap_count, np.int64)
     out_offsets = np.empty(rows, np.int64)
     pixels = grid.rows * grid.columns
     chunks = (pixels + grid.chunk - 1) // grid.chunk
@@ -190,7 +190,7 @@ def _correlate(first, end, source, page, weight, bias, out, sizes, taps, wide, f
                     if j == grid.columns:
                         i, j = i + 1, 0
             tap = 0
-            while tap == 0 or tap < tap_count:  # a grid that no tap reaches still gets its bias
+            while tap < tap_count:
                 outer = min(per_call, tap_count - tap)
                 for d in range(0, grid.depth, TERMS):
                     last_segment = tap + outer >= tap_count and d + TERMS >= grid.depth
@@ -198,4 +198,4 @@ def _correlate(first, end, source, page, weight, bias, out, sizes, taps, wide, f
                           grid.block, out, out_start, out_offsets, bias, block * grid.block, count, outer,
                           min(TERMS, grid.depth - d), tap == 0 and d == 0,
                              floor if last_segment else none, False)  # fmt: skip
-                tap += max(outer, 1)
+                tap += outer

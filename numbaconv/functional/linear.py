@@ -1,4 +1,7 @@
-"""Fully connected layers and their vector-Jacobian products."""
+"""Fully connected layers and their vector-Jacobian products.
+
+Subnormal numbers count as zero on x86, as in convolutions.
+"""
 
 from __future__ import annotations
 

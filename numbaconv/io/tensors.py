@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import secrets
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,7 @@ def _metadata(content: bytes) -> dict[str, str]:
         nonlocal arrays
         names = dict(pairs)
         if len(names) < len(pairs):
-            seen: set[str] = set()
-            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
             raise ValueError(f"two entries of the name {twice[:100]!r}")
         arrays += "data_offsets" in names
         if arrays > _MOST_ARRAYS:

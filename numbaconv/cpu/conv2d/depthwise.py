@@ -174,7 +174,7 @@ def _grid(
 ) -> tuple[Grid, _Taps]:  # fmt: skip
     """`size`: images, rows, columns. `out`: pitches of image, row, column, and the start. Taps: (shift, weight)."""
     width = size[2]
-    shifts = [shift for shift, _ in columns] or [0]
+    shifts = [shift for shift, _ in columns]
     first = -(min(shifts) // step[1]) if min(shifts) < 0 else 0
     last = (source[1] - 1 - max(shifts)) // step[1] - PIXELS + 1
     runs = [min(q, max(0, width - PIXELS)) for q in range(0, width, PIXELS)]

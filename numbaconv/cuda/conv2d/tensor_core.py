@@ -28,7 +28,7 @@ from .tensor_pack import pack, sum_pixels, sum_weights
 from .tensor_tile import DEPTH, HAS_BIAS, RELU, ROWS
 
 _ENOUGH_BLOCKS = 264  # two for each of the 132 multiprocessors of an H100
-LARGEST_STRIDE = 16
+_LARGEST_STRIDE = 16  # of 2^18 the input-gradient would be as many launches, most of which fill in zeros
 _FEWEST_STAGES = 8  # of a part: below, filling the pipeline and adding parts up take longer
 _MOST_STAGES = 512
 
@@ -105,7 +105,7 @@ def supports(problem: Conv2dProblem) -> str:
         return f"channels are copied by four: {c} in, {k} out"
     if max(r, s) > LARGEST_WINDOW:
         return f"the kernel is {r}x{s}: larger than {LARGEST_WINDOW}"
-    if max(problem.stride) > LARGEST_STRIDE:
+    if max(problem.stride) > _LARGEST_STRIDE:
         return f"the stride is {problem.stride}: the input-gradient takes a launch for each residue of it"
     return ""
 
