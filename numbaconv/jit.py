@@ -20,11 +20,11 @@ from typing import Any
 
 import numba
 from numba.core import types
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.extending import intrinsic, overload
 
 from .compile_notice import announced
 from .kernel_cache import KernelCache
+from .kernel_compiler import HelperCompiler, KernelCompiler
 
 __all__ = [
     "always_inline",
@@ -45,43 +45,24 @@ _FLAGS: dict[str, Any] = {
     "no_cfunc_wrapper": True,
 }
 
-# Passes of numba's for what kernels do not contain: closures and comprehensions, ``with``, `literal_unroll`,
-# arithmetic on whole arrays.
-_NOT_NEEDED = {
-    "inline_closure_likes", "with_lifting", "literal_unroll", "find_literally", "nopython_rewrites",
-    "make_function_op_code_to_jit_function", "rewrite_dynamic_raises", "dump_parfor_diagnostics",
-}  # fmt: skip
-
-
-class _KernelCompiler(CompilerBase):
-    """numba's own pipeline without those: a tenth of the time."""
-
-    def define_pipelines(self) -> list[Any]:
-        pipeline = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        pipeline.passes = [(step, text) for step, text in pipeline.passes if step.name() not in _NOT_NEEDED]
-        pipeline.finalize()
-        return [pipeline]
-
-
 _kernels: list[Any] = []
 
 
 def kernel(function: Callable[..., Any]) -> Any:
     """A function that is compiled at its first call, for the types of its arguments."""
-    return _compiled(function, _FLAGS)
-
-
-def helper(function: Callable[..., Any]) -> Any:
-    """A function that kernels alone call: compiled once for all of them; LLVM pastes it into them where that pays."""
-    return _compiled(function, _FLAGS | {"no_cpython_wrapper": True})
-
-
-def _compiled(function: Callable[..., Any], flags: dict[str, Any]) -> Any:
-    dispatcher = numba.njit(**flags, pipeline_class=_KernelCompiler)(function)
+    dispatcher = numba.njit(**_FLAGS, pipeline_class=KernelCompiler)(function)
     dispatcher._cache = KernelCache(function)
     dispatcher._compiler.compile = announced(dispatcher._compiler.compile)
     _kernels.append(dispatcher)
     return dispatcher
+
+
+def helper(function: Callable[..., Any]) -> Any:
+    """A function that kernels alone call: compiled once for all of them; LLVM pastes it into them where that pays.
+
+    It has no machine code, no Python entry and no file of its own.
+    """
+    return numba.njit(**_FLAGS, no_cpython_wrapper=True, pipeline_class=HelperCompiler)(function)
 
 
 def inline(function: Callable[..., Any]) -> Any:

@@ -29,7 +29,7 @@ __all__ = ["CPU_SOURCES", "KernelCache"]
 
 _PACKAGE = Path(__file__).parent
 # Files that kernels come from, and whatever decides how they are compiled and kept.
-CPU_SOURCES = ("jit.py", "kernel_cache.py", "parallel.py", "cpu")
+CPU_SOURCES = ("jit.py", "kernel_cache.py", "kernel_compiler.py", "parallel.py", "cpu")
 # numba's settings that change the machine code, and that it does not put into the name of a CPU.
 _SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DEBUGINFO_DEFAULT", "BOUNDSCHECK", "DISABLE_INTEL_SVML")
 

@@ -12,6 +12,7 @@ from ..jit import kernel
 from ..parallel import launch, on_threads
 from ..shapes import Pool2dProblem
 from .layout import dense, empty, flat, layout_of, planes
+from .local_array import local_array
 from .pool_tasks import LANES, UNROLLED, at, has_vectors, task_bounds, tasks_of
 from .pool_tile import window_sum
 from .simd import VECTOR_BYTES
@@ -180,7 +181,7 @@ def _sum_planes(first, end, x, out, planes, divisor):
     if on_threads():
         return
     size = x.size // planes
-    sums = np.empty(8, np.float64)
+    sums = local_array(8, np.float64)
     for plane in range(first * _PLANES, min(end * _PLANES, planes)):
         values = x[plane * size : (plane + 1) * size]
         sums[:] = 0.0
@@ -221,8 +222,8 @@ def _sum_windows(
         return
     height, width, out_height, out_width = sizes
     rows = out.size // (out_width * inner)
-    sums = np.empty(width * min(inner, LANES), np.float64)
-    totals = np.empty(min(inner, LANES), np.float64)
+    sums = local_array(width * min(inner, LANES), np.float64)
+    totals = local_array(min(inner, LANES), np.float64)
     for task in range(first, end):
         row_first, row_end, lane, lanes = task_bounds(task, rows_per_task, rows, inner)
         runs, count = (1, width * inner) if lanes == inner else (width, lanes)

@@ -25,6 +25,7 @@ import numpy as np
 
 from ..jit import inline, kernel
 from ..parallel import launch, on_threads_flushing
+from .local_array import local_array
 from .simd import (
     NARROW_ROWS,
     NARROW_VECTORS,
@@ -37,8 +38,6 @@ from .simd import (
 # Sequential float32 sums lose: 1.2e-6 relative over 4,608 terms. After this many the accumulators are spilled into
 # the result, an outer sum.
 TERMS = 512
-
-ALIGNMENT = 16  # float32 elements of a cache line
 
 # Pixels of a task: enough work to be worth a task, few enough that its part of the source stays in cache.
 CHUNK = 192
@@ -122,15 +121,6 @@ def zeros(size: int, dtype: np.dtype) -> np.ndarray:
 
 
 @inline
-def aligned(raw):
-    """What follows the first cache line's start in local memory, made `ALIGNMENT` elements larger for it.
-
-    numba aligns to 32 bytes: every other 64-byte vector would straddle two lines, at twice the cost.
-    """
-    return raw[(-np.int64(raw.ctypes.data) % 64) // raw.itemsize :]
-
-
-@inline
 def multiply(wide, source, a_start, a_offsets, a_table, weight, b_start, b_offsets, b_table, block, out, out_start,
              out_offsets, bias, bias_start, count, outer, inner, first, floor, spills):  # fmt: skip
     if wide:
@@ -151,9 +141,9 @@ def _correlate(first, end, source, page, weight, bias, out, sizes, taps, wide, f
     zeros = (np.int64(page.ctypes.data) - np.int64(source.ctypes.data)) // source.itemsize
     tap_count = taps.shape[0]
     rows = WIDE_ROWS if wide else NARROW_ROWS
-    source_offsets = np.empty(tap_count * rows, np.int64)
-    weight_offsets = np.empty(tap_count, np.int64)
-    out_offsets = np.empty(rows, np.int64)
+    source_offsets = local_array(tap_count * rows, np.int64)
+    weight_offsets = local_array(tap_count, np.int64)
+    out_offsets = local_array(rows, np.int64)
     pixels = grid.rows * grid.columns
     chunks = (pixels + grid.chunk - 1) // grid.chunk
     per_call = max(1, TERMS // grid.depth)

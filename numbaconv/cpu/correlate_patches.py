@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 from ..jit import kernel
 from ..parallel import launch, on_threads_flushing
 from .correlate import TERMS, Grid, lowest, multiply
+from .local_array import local_array
 from .simd import NARROW_ROWS, VECTOR_BYTES, WIDE_ROWS, Vectors
 
 
@@ -75,11 +76,11 @@ def _correlate(first, end, source, weight, bias, out, sizes, taps, wide, floor):
     terms = tap_count * grid.depth
     vectors = (grid.depth + lanes - 1) // lanes
     pitch = terms + lanes  # what the last copy spills; rows at one distance, of which few share a cache set
-    panel = np.empty(rows * pitch, source.dtype)
-    panel_rows, out_offsets = np.empty(rows, np.int64), np.empty(rows, np.int64)
+    panel = local_array(rows * pitch, source.dtype)
+    panel_rows, out_offsets = local_array(rows, np.int64), local_array(rows, np.int64)
     for m in range(rows):
         panel_rows[m] = m * pitch
-    zero, tap_offsets = np.empty(1, np.int64), np.empty(tap_count, np.int64)
+    zero, tap_offsets = local_array(1, np.int64), local_array(tap_count, np.int64)
     zero[0] = 0
     for tap in range(tap_count):
         tap_offsets[tap] = (taps[tap, 0] * grid.source_width + taps[tap, 1]) * grid.source_pixel

@@ -14,6 +14,7 @@ import numpy as np
 from ..jit import helper, kernel
 from ..parallel import launch, on_threads
 from .layout import around_axis, empty_like, flat
+from .local_array import local_array
 from .transcendental import exp
 
 LANES = 16
@@ -88,7 +89,7 @@ def _losses(first, end, x, target, losses, label_smoothing, ignore_index, rows):
     if on_threads():
         return
     channels = x.size // losses.size
-    lanes, exponentials = np.empty(LANES, x.dtype), np.empty(channels, x.dtype)
+    lanes, exponentials = local_array(LANES, x.dtype), local_array(channels, x.dtype)
     for row in range(first * rows, min(end * rows, losses.size)):
         label = target[row]
         if label == ignore_index:
@@ -111,7 +112,7 @@ def _gradients(first, end, x, target, weights, out, label_smoothing, rows):
     if on_threads():
         return
     channels = x.size // weights.size
-    lanes = np.empty(LANES, x.dtype)
+    lanes = local_array(LANES, x.dtype)
     for row in range(first * rows, min(end * rows, weights.size)):
         values = x[row * channels : (row + 1) * channels]
         grads = out[row * channels : (row + 1) * channels]

@@ -73,7 +73,7 @@ def contiguous(x: np.ndarray) -> np.ndarray:
         return x.reshape(-1).reshape(x.shape) if x.ndim == 4 and _marked_channels_last(x) else x
     out = memory.empty(x.shape, x.dtype)
     if x.size > convert.SMALL and is_channels_last(x):
-        convert.copy_to_channels_first(flat(x), flat(out), x.shape)
+        convert.reorder(flat(x), element_strides(x), flat(out), element_strides(out), x.shape)
     else:
         np.copyto(out, x)
     return out
@@ -88,7 +88,7 @@ def channels_last(x: np.ndarray) -> np.ndarray:
         return x.reshape(n, h, w, 1).transpose(0, 3, 1, 2)
     out = empty(x.shape, x.dtype, CHANNELS_LAST)
     if x.size > convert.SMALL and x.flags.c_contiguous:
-        convert.copy_to_channels_last(flat(x), flat(out), x.shape, element_strides(x))
+        convert.reorder(flat(x), element_strides(x), flat(out), element_strides(out), x.shape)
     else:
         np.copyto(out, x)
     return out
@@ -105,13 +105,15 @@ def padded_channels_last(x: np.ndarray, padding: tuple[int, int, int, int], name
     top, bottom, left, right = padding
     rows, columns = h + top + bottom, w + left + right
     out = memory.scratch(name, n * rows * columns * c, x.dtype)
+    image = out.reshape(n, rows, columns, c)
+    image[:, :top] = image[:, rows - bottom :] = 0
+    inside = image[:, top : top + h]
+    inside[:, :, :left] = inside[:, :, columns - right :] = 0
     if x.size > convert.SMALL:
-        convert.copy_to_channels_last(flat(x), out, x.shape, element_strides(x), padding)
+        strides = rows * columns * c, 1, columns * c, c
+        convert.reorder(flat(x), element_strides(x), out, strides, x.shape, (top * columns + left) * c)
     else:
-        image = out.reshape(n, rows, columns, c)
-        image[:, :top] = image[:, rows - bottom :] = 0
-        image[:, top : top + h, :left] = image[:, top : top + h, columns - right :] = 0
-        image[:, top : top + h, left : left + w] = x.transpose(0, 2, 3, 1)
+        inside[:, :, left : left + w] = x.transpose(0, 2, 3, 1)
     return out
 
 

@@ -16,6 +16,7 @@ from ..jit import kernel
 from ..parallel import launch, on_threads
 from . import cross_entropy_rows, memory
 from .layout import contiguous, dense, empty_like, flat, match
+from .local_array import local_array, zeroed_local_array
 from .softmax import (
     NS_PER_ELEMENT,
     WIDTH,
@@ -122,7 +123,7 @@ def _class_loss(first, end, x, target, losses, label_smoothing, ignore_index, bl
     if on_threads():
         return
     channels = blocks.channels
-    tile, exponentials, total = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(WIDTH)
+    tile, exponentials, total = local_array(channels * WIDTH), local_array(channels * WIDTH), local_array(WIDTH)
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
         position, count, start = block_range(block, blocks)
         load_tile(x, start, count, blocks, tile)
@@ -147,8 +148,12 @@ def _probability_loss(first, end, x, target, losses, label_smoothing, blocks):
     if on_threads():
         return
     channels = blocks.channels
-    tile, wanted, exponentials = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(channels * WIDTH)
-    total, loss = np.empty(WIDTH), np.empty(WIDTH)
+    tile, wanted, exponentials = (
+        local_array(channels * WIDTH),
+        local_array(channels * WIDTH),
+        local_array(channels * WIDTH),
+    )
+    total, loss = local_array(WIDTH), local_array(WIDTH)
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
         position, count, start = block_range(block, blocks)
         load_tile(x, start, count, blocks, tile)
@@ -171,8 +176,8 @@ def _class_gradient(first, end, x, target, weights, out, label_smoothing, blocks
     if on_threads():
         return
     channels = blocks.channels
-    tile, exponentials, total = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(WIDTH)
-    weight, label = np.empty(WIDTH), np.empty(WIDTH, np.int64)
+    tile, exponentials, total = local_array(channels * WIDTH), local_array(channels * WIDTH), local_array(WIDTH)
+    weight, label = local_array(WIDTH), local_array(WIDTH, np.int64)
     for j in range(WIDTH):
         weight[j], label[j] = 0.0, 0
     everywhere, at_label = label_smoothing / channels, 1 - label_smoothing
@@ -197,8 +202,12 @@ def _probability_gradient(first, end, x, target, weights, out, label_smoothing, 
     if on_threads():
         return
     channels = blocks.channels
-    tile, wanted, exponentials = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(channels * WIDTH)
-    total, target_sum, weight = np.empty(WIDTH), np.empty(WIDTH), np.zeros(WIDTH)
+    tile, wanted, exponentials = (
+        local_array(channels * WIDTH),
+        local_array(channels * WIDTH),
+        local_array(channels * WIDTH),
+    )
+    total, target_sum, weight = local_array(WIDTH), local_array(WIDTH), zeroed_local_array(WIDTH)
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
         position, count, start = block_range(block, blocks)
         load_tile(x, start, count, blocks, tile)

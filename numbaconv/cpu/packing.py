@@ -13,6 +13,7 @@ import numpy as np
 from ..jit import helper, kernel, never_inline
 from ..parallel import launch, on_threads_flushing
 from .layout import contiguous, flat
+from .local_array import local_array
 from .memory import buffer
 from .simd import NARROW, VECTOR_BYTES, WIDE
 from .transpose import transpose_block
@@ -99,7 +100,7 @@ def _pack(first, end, weight, packed, packing, tap_offsets):
     together = packing.depth_stride == taps and packing.column_stride != 1
     step = 16 * max(1, 8 // taps) if together else 1
     lanes = VECTOR_BYTES // weight.itemsize
-    lines = np.empty((step * taps + lanes) * block, weight.dtype)  # fits the first two cache levels
+    lines = local_array((step * taps + lanes) * block, weight.dtype)  # fits the first two cache levels
     parts = (depth + packing.channels - 1) // packing.channels
     for task in range(first, end):
         place = task // parts

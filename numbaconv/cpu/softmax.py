@@ -17,6 +17,7 @@ from ..jit import helper, kernel
 from ..parallel import launch, on_threads
 from .exponential import exponential
 from .layout import around_axis, dense, empty_like, flat, match
+from .local_array import local_array
 
 WIDTH = 16  # positions of a tile: two AVX-512 vectors of float64, a cache line of float32
 _TASK = 16384  # elements of a task, about
@@ -145,7 +146,7 @@ def _softmax(first, end, x, out, logarithm, blocks):
     if on_threads():
         return
     channels = blocks.channels
-    tile, exponentials, total = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(WIDTH)
+    tile, exponentials, total = local_array(channels * WIDTH), local_array(channels * WIDTH), local_array(WIDTH)
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
         _, count, start = block_range(block, blocks)
         load_tile(x, start, count, blocks, tile)
@@ -164,7 +165,7 @@ def _softmax_backward(first, end, grad_output, output, out, logarithm, blocks):
     if on_threads():
         return
     channels = blocks.channels
-    gradients, tile, total = np.empty(channels * WIDTH), np.empty(channels * WIDTH), np.empty(WIDTH)
+    gradients, tile, total = local_array(channels * WIDTH), local_array(channels * WIDTH), local_array(WIDTH)
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
         _, count, start = block_range(block, blocks)
         load_tile(grad_output, start, count, blocks, gradients)

@@ -24,6 +24,7 @@ from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem, Shape4
 from ..correlate import lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, empty, flat
+from ..local_array import local_array
 from ..memory import buffer
 from ..packing import Packed
 from ..simd import VECTOR_BYTES
@@ -203,8 +204,8 @@ def _convolve(first, end, x, zeros, weight, bias, out, floor, grid, taps, group)
         return
     lanes = VECTOR_BYTES // x.itemsize
     source_row = grid.source_width * grid.channels
-    row_offsets = np.empty(taps.row_shifts.size + 1, np.int64)
-    row_weights = np.empty(taps.row_shifts.size + 1, np.int64)
+    row_offsets = local_array(taps.row_shifts.size + 1, np.int64)
+    row_weights = local_array(taps.row_shifts.size + 1, np.int64)
     columns = taps.column_shifts.size
     step = grid.column_step * grid.channels
     for task in range(first, end):

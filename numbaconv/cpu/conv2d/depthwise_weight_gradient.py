@@ -16,6 +16,7 @@ from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem
 from ..correlate import zeros
 from ..layout import channels_last, empty, flat
+from ..local_array import local_array
 from ..memory import scratch
 from ..simd import VECTOR_BYTES
 from .depthwise_tile import group_taps
@@ -78,7 +79,7 @@ def _accumulate(first, end, grad, x, zeros, sums, offsets, z, taps, group):
     row_sums = len(taps) * len(group)
     size = z.filter_height * row_sums * z.channels
     rest = z.channels % lanes
-    tail = np.empty(row_sums * lanes, x.dtype)
+    tail = local_array(row_sums * lanes, x.dtype)
     for task in range(first, end):
         total = sums[task * size : (task + 1) * size]
         total[:] = 0

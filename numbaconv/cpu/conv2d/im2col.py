@@ -16,6 +16,7 @@ from ...shapes import Conv2dProblem
 from ..correlate import lowest
 from ..dot_tile import dot_tile
 from ..layout import CHANNELS_FIRST, empty, flat, flat_contiguous, layout_of
+from ..local_array import local_array
 from ..packing import Packed
 from .algorithm import Algorithm
 
@@ -88,7 +89,7 @@ def _convolve(first, end, x, weight, bias, out, sizes, floor):
     n_stride, c_stride, h_stride, w_stride = sizes[15], sizes[16], sizes[17], sizes[18]
     image, channel, pixel_stride = sizes[19], sizes[20], sizes[21]
     pixels, terms = out_height * out_width, channels * filter_height * filter_width
-    patches = np.empty(pixels * terms, x.dtype)
+    patches = local_array(pixels * terms, x.dtype)
     for n in range(first, end):
         for group in range(groups):
             source = n * n_stride + group * channels * c_stride

@@ -28,6 +28,7 @@ from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem
 from ..correlate import TERMS
 from ..layout import channels_last, empty, flat
+from ..local_array import local_array
 from ..memory import scratch
 from ..packing import columns_for
 from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_lines
@@ -256,7 +257,7 @@ def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first
     tile_rows = WIDE_ROWS if wide else NARROW_ROWS
     length = min(z.line_length, TERMS)
     most = max(1, TERMS // z.line_length)  # lines of a segment
-    rows = np.empty(z.run, np.int64)
+    rows = local_array(z.run, np.int64)
     lines = line_offsets.size
     for task in range(first, end):
         split = task % z.splits

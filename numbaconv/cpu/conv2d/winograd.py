@@ -21,15 +21,16 @@ or NaN in the input spreads over the results of its tiles; one in a filter over 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ...jit import helper, inline, kernel, never_inline
 from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem, Pair, Shape4
-from ..correlate import ALIGNMENT, TERMS, aligned, lowest, zeros
+from ..correlate import TERMS, lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, empty, flat, in_layout, layout_of
+from ..local_array import local_array, zeroed_local_array
 from ..memory import scratch
 from ..packing import Columns, Packed, columns_for
 from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_panel
@@ -66,7 +67,6 @@ class Tiling(NamedTuple):
     blocks: int  # of a group
     block: int
     run: int  # tiles of a task
-    splits: int  # tasks of a run
     filter_pitch: int = 0  # from one point's filters to the next's
 
 
@@ -144,10 +144,9 @@ def _plan(
     fused = filter_bytes <= _FUSED_FILTER_BYTES and fused_run > 0 and tiles >= 8 * fused_run
     chunk = 0 if fused else max(_RUN_TILES, min(tiles, _CHUNK_BYTES // patch))
     run = _even_run(tiles, fused_run, cut) if fused else _even_run(min(chunk, tiles), _RUN_TILES, cut)
-    splits = 1 if fused else groups * cut.blocks
     tiling = Tiling(
         h, w, c, p, q, k, *corner, *dilation, tile_rows, tile_columns,
-        groups, c // groups, k // groups, cut.blocks, cut.block, run, splits,
+        groups, c // groups, k // groups, cut.blocks, cut.block, run,
         filter_pitch(groups * cut.blocks, c // groups, cut.block),
     )  # fmt: skip
     return _Plan(cut.wide, tiling, tiles, chunk, shape, out_shape)
@@ -196,21 +195,18 @@ def _run(plan: _Plan, source: np.ndarray, packed: Packed, relu: bool) -> np.ndar
         distance = (page.__array_interface__["data"][0] - x.__array_interface__["data"][0]) // source.itemsize
         lanes = VECTOR_BYTES // source.itemsize
         tile_ns = points * tiling.depth * tiling.groups * tiling.blocks * tiling.block / lanes * 0.2
-        patches = x
+        results = *packed, flat(out), tiling, plan.wide, lowest(relu, out.dtype), *shape
+        if not plan.chunk:
+            launch(_fused, -(-plan.tiles // tiling.run), plan.tiles * tile_ns, x, distance, plan.tiles, *results)
+            return out
         pitch = (plan.chunk + WIDE_ROWS + NARROW_ROWS) * tiling.channels + PITCH_PADDING
-        if plan.chunk:
-            patches = scratch("patches", points * pitch, source.dtype)
-        for first in range(0, plan.tiles, plan.chunk or plan.tiles):
-            tiles = min(plan.chunk or plan.tiles, plan.tiles - first)
-            if plan.chunk:
-                args: tuple[Any, ...] = x, distance, patches, pitch, first, tiles, tiling, *shape
-                launch(_transform, -(-tiles // _TILES), tiles * points * tiling.channels * 0.1, *args)
-            tasks = -(-tiles // tiling.run) * tiling.splits
-            args = (
-                x, distance, patches, pitch, *packed, flat(out), (first, tiles, plan.chunk > 0), tiling, plan.wide,
-                lowest(relu, out.dtype), *shape,
-            )  # fmt: skip
-            launch(_convolve, tasks, tiles * tile_ns, *args)
+        patches = scratch("patches", points * pitch, source.dtype)
+        for first in range(0, plan.tiles, plan.chunk):
+            tiles = min(plan.chunk, plan.tiles - first)
+            args = x, distance, patches, pitch, first, tiles, tiling, *shape
+            launch(_transform, -(-tiles // _TILES), tiles * points * tiling.channels * 0.1, *args)
+            tasks = -(-tiles // tiling.run) * tiling.groups * tiling.blocks
+            launch(_multiply, tasks, tiles * tile_ns, patches, pitch, first, tiles, *results)
     return out
 
 
@@ -235,7 +231,7 @@ def place(tile, tiling, results_h, results_w):
 def transform_run(x, zeros, patches, start, pitch, first_tile, tiles, tiling, points_h, points_w, results_h, results_w):
     """patches: [point][tile][channel], `pitch` from point to point."""
     never_inline()
-    offsets = np.empty(len(points_h) * len(points_w), np.int64)
+    offsets = local_array(len(points_h) * len(points_w), np.int64)
     for t in range(tiles):
         n, p, q = place(first_tile + t, tiling, len(results_h), len(results_w))
         for i in range(len(points_h)):
@@ -271,7 +267,7 @@ def _panel(wide, a, a_start, a_row, b, b_start, block, out, out_start, terms, fi
 
 
 @helper
-def _multiply(patches, start, pitch, filters, products, product_pitch, block, tiles, points, tiling, wide):
+def _products(patches, start, pitch, filters, products, product_pitch, block, tiles, points, tiling, wide):
     """products[point][tile][column] of one block of columns."""
     never_inline()
     rows = WIDE_ROWS if wide else NARROW_ROWS
@@ -299,7 +295,7 @@ def _store(
     column += group * tiling.columns
     distance = (np.int64(products.ctypes.data) - np.int64(out.ctypes.data)) // products.itemsize
     outside = distance + products.size - tiling.block
-    offsets = np.empty(len(results_h) * len(results_w), np.int64)
+    offsets = local_array(len(results_h) * len(results_w), np.int64)
     for t in range(tiles):
         n, p, q = place(first_tile + t, tiling, len(results_h), len(results_w))
         for i in range(len(results_h)):
@@ -313,32 +309,45 @@ def _store(
 
 
 @kernel
-def _convolve(
-    first, end, x, zeros, patches, pitch, filters, bias, out, chunk, tiling, wide, floor,
-    points_h, points_w, results_h, results_w,
-):  # fmt: skip
+def _fused(
+    first, end, x, zeros, tiles, filters, bias, out, tiling, wide, floor, points_h, points_w, results_h, results_w
+):
+    """Task: a run of tiles, all columns."""
     if on_threads_flushing():
         return
-    chunk_first, chunk_tiles, transformed = chunk
     points = len(points_h) * len(points_w)
     product_pitch = tiling.run * tiling.block + PITCH_PADDING
-    products = aligned(np.empty(points * product_pitch + tiling.block + ALIGNMENT, x.dtype))
-    own_pitch = tiling.run * tiling.channels + PITCH_PADDING
-    own = aligned(np.zeros(ALIGNMENT + (1 if transformed else points * own_pitch), x.dtype))
-    source, source_pitch = patches, pitch
-    if not transformed:
-        source, source_pitch = own, own_pitch
+    products = local_array(points * product_pitch + tiling.block, x.dtype)
+    pitch = tiling.run * tiling.channels + PITCH_PADDING
+    patches = zeroed_local_array(points * pitch, x.dtype)
     for task in range(first, end):
-        run = task // tiling.splits
-        split = task - run * tiling.splits
-        t = run * tiling.run
-        tiles = min(tiling.run, chunk_tiles - t)
-        start = t * tiling.channels if transformed else 0
-        if not transformed:
-            transform_run(x, zeros, source, start, source_pitch, chunk_first + t, tiles, tiling,
-                          points_h, points_w, results_h, results_w)  # fmt: skip
-        blocks = tiling.groups * tiling.blocks
-        for block in range(blocks * split // tiling.splits, blocks * (split + 1) // tiling.splits):
-            _multiply(source, start, source_pitch, filters, products, product_pitch, block, tiles, points, tiling, wide)
-            _store(products, product_pitch, bias, out, chunk_first + t, tiles, block, tiling, floor,
+        t = task * tiling.run
+        count = min(tiling.run, tiles - t)
+        transform_run(x, zeros, patches, 0, pitch, t, count, tiling, points_h, points_w, results_h, results_w)
+        for block in range(tiling.groups * tiling.blocks):
+            _products(patches, 0, pitch, filters, products, product_pitch, block, count, points, tiling, wide)
+            _store(products, product_pitch, bias, out, t, count, block, tiling, floor,
                    points_h, points_w, results_h, results_w)  # fmt: skip
+
+
+@kernel
+def _multiply(
+    first, end, patches, pitch, first_tile, tiles, filters, bias, out, tiling, wide, floor,
+    points_h, points_w, results_h, results_w,
+):  # fmt: skip
+    """Task: a run of tiles that are transformed already, one block of columns."""
+    if on_threads_flushing():
+        return
+    points = len(points_h) * len(points_w)
+    product_pitch = tiling.run * tiling.block + PITCH_PADDING
+    products = local_array(points * product_pitch + tiling.block, out.dtype)
+    blocks = tiling.groups * tiling.blocks
+    for task in range(first, end):
+        run = task // blocks
+        block = task - run * blocks
+        t = run * tiling.run
+        count = min(tiling.run, tiles - t)
+        _products(patches, t * tiling.channels, pitch, filters, products, product_pitch, block, count, points, tiling,
+                  wide)  # fmt: skip
+        _store(products, product_pitch, bias, out, first_tile + t, count, block, tiling, floor,
+               points_h, points_w, results_h, results_w)  # fmt: skip

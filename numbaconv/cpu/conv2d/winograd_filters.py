@@ -10,6 +10,7 @@ from ...jit import kernel
 from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem, Pair
 from ..layout import contiguous, flat
+from ..local_array import local_array
 from ..memory import buffer
 from ..packing import Packed, columns_for, pack_bias, read_columns
 from .winograd import filter_pitch, shape_of
@@ -74,8 +75,8 @@ def _transform_filters(first, end, weight, filters, sizes, strides, points_h, po
     taps = len(taps_h) * len(taps_w)
     together = strides.depth == taps  # the channels of a filter follow each other
     step = _CHANNELS if together else 1
-    lines = np.empty((step * taps + _CHANNELS) * block, weight.dtype)
-    offsets = np.empty(taps, np.int64)
+    lines = local_array((step * taps + _CHANNELS) * block, weight.dtype)
+    offsets = local_array(taps, np.int64)
     for tap in range(taps):
         offsets[tap] = (taps - 1 - tap if strides.flipped else tap) * block
     for task in range(first, end):

@@ -26,6 +26,7 @@ from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem
 from ..correlate import TERMS, zeros
 from ..layout import channels_last, empty, flat
+from ..local_array import local_array
 from ..memory import scratch
 from ..packing import columns_for
 from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_panel
@@ -61,7 +62,7 @@ def _plan(results: int, problem: Conv2dProblem, itemsize: int) -> _Plan:
     chunks = -(-tiles * points * (c + k) * itemsize // _CHUNK_BYTES)
     tiling = Tiling(
         h, w, c, p, q, k, top, left, dh, dw, tile_rows, tile_columns,
-        problem.groups, depth, k // problem.groups, cut.blocks, cut.block, 0, 0,
+        problem.groups, depth, k // problem.groups, cut.blocks, cut.block, 0,
     )  # fmt: skip
     chunk = max(1, -(-tiles // max(chunks, 1)))
     return _Plan(cut.wide, tiling, tiles, chunk, shape, -(-depth // cut.rows) * cut.rows)
@@ -117,7 +118,7 @@ def _transform_gradients(
 ):
     """grads: [point][tile][output channel]."""
     never_inline()
-    offsets = np.empty(len(results_h) * len(results_w), np.int64)
+    offsets = local_array(len(results_h) * len(results_w), np.int64)
     for t in range(tiles):
         n, p, q = place(first_tile + t, tiling, len(results_h), len(results_w))
         for i in range(len(results_h)):
@@ -188,8 +189,8 @@ def _finish(first, end, sums, zeros, out, sum_rows, tiling, points_h, points_w, 
         return
     taps = len(taps_h) * len(taps_w)
     pitch = tiling.groups * tiling.blocks * sum_rows * tiling.block + PITCH_PADDING
-    lines = np.empty(_LINES * taps * tiling.block, out.dtype)
-    offsets = np.empty(taps, np.int64)
+    lines = local_array(_LINES * taps * tiling.block, out.dtype)
+    offsets = local_array(taps, np.int64)
     parts = (tiling.depth + _LINES - 1) // _LINES
     for task in range(first, end):
         block = task // parts

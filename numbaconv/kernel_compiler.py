@@ -1,0 +1,82 @@
+"""numba's compiler for kernels, less what kernels do not need: more than a third of the time.
+
+What numba does for any function, and is left out here:
+
+* passes over its own representation, for closures, ``with``, arithmetic on whole arrays: a tenth of the time;
+* LLVM's passes one function at a time and a cheap pipeline, before the full one does the same again: 15 %;
+* machine code, and a pass of every pipeline, for a helper that is then linked into a kernel and optimised there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+
+__all__ = ["HelperCompiler", "KernelCompiler"]
+
+# Passes of numba's for what kernels do not contain: closures and comprehensions, ``with``, `literal_unroll`,
+# arithmetic on whole arrays.
+_NOT_NEEDED = {
+    "inline_closure_likes", "with_lifting", "literal_unroll", "find_literally", "nopython_rewrites",
+    "make_function_op_code_to_jit_function", "rewrite_dynamic_raises", "dump_parfor_diagnostics",
+}  # fmt: skip
+
+
+class _KernelLibrary(JITCodeLibrary):
+    """A kernel's machine code, by one run of LLVM's full pipeline.
+
+    (The cheap pipeline before it is for numba's pruning of reference counts, which a kernel hardly has.)
+    """
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        ll_module.data_layout = self._codegen._data_layout
+
+    def _optimize_final_module(self) -> None:
+        passes, options = self._codegen._module_pass_manager()
+        passes.run(self._final_module, options)
+
+
+class _HelperLibrary(_KernelLibrary):
+    """A helper's code as it comes: a kernel's library optimises its copy and makes machine code of it."""
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:
+        self._ensure_finalized()
+        return 0  # numba's word for a function that this library does not have
+
+    @property
+    def codegen(self) -> Any:
+        return self  # numba asks it for `set_env` alone
+
+    def set_env(self, env_name: str, env: Any) -> None:
+        """Does nothing: what numba would put into the machine code is read by code that calls Python."""
+
+
+class KernelCompiler(CompilerBase):
+    """numba's own pipeline without the passes above."""
+
+    library_class = _KernelLibrary
+
+    def define_pipelines(self) -> list[Any]:
+        """The one pipeline there is."""
+        state = self.state
+        state.library = self.library_class(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library.enable_object_caching()
+        pipeline = DefaultPassBuilder.define_nopython_pipeline(state)
+        pipeline.passes = [(step, text) for step, text in pipeline.passes if step.name() not in _NOT_NEEDED]
+        pipeline.finalize()
+        return [pipeline]
+
+
+class HelperCompiler(KernelCompiler):
+    """For what kernels alone call."""
+
+    library_class = _HelperLibrary
