@@ -23,6 +23,7 @@ from ..parallel import launch, on_threads_flushing
 from .correlate import TERMS, Grid, lowest, multiply
 from .local_array import local_array
 from .simd import NARROW_ROWS, VECTOR_BYTES, WIDE_ROWS, Vectors
+from .sizes import sizes_of, unpack
 
 
 @intrinsic
@@ -52,7 +53,7 @@ def correlate_patches(
 ) -> None:  # fmt: skip
     """Computes one grid; arguments as for `correlate`. Every tap of every pixel must be inside the source."""
     tasks, work_ns = _effort(grid, len(taps), out.itemsize)
-    args = source, weight, bias, out, tuple(grid), taps, wide, lowest(relu, out.dtype)
+    args = source, weight, bias, out, sizes_of(grid), taps, wide, lowest(relu, out.dtype)
     launch(_correlate, tasks, work_ns, *args)
 
 
@@ -69,7 +70,7 @@ def _correlate(first, end, source, weight, bias, out, sizes, taps, wide, floor):
     """Task: an image and a run of its pixels."""
     if on_threads_flushing():
         return
-    grid = Grid(*sizes)
+    grid = unpack(sizes, Grid)
     lanes = VECTOR_BYTES // source.itemsize
     rows = WIDE_ROWS if wide else NARROW_ROWS
     tap_count = taps.shape[0]

@@ -17,9 +17,11 @@ from ..parallel import launch, on_threads
 from . import cross_entropy_rows, memory
 from .layout import contiguous, dense, empty_like, flat, match
 from .local_array import local_array, zeroed_local_array
+from .sizes import sizes_of, unpack
 from .softmax import (
     NS_PER_ELEMENT,
     WIDTH,
+    Blocks,
     block_range,
     blocks_of,
     load_tile,
@@ -41,7 +43,7 @@ def cross_entropy(x, target, label_smoothing, ignore_index, reduction):
     used = losses.size
     arguments: tuple[Any, ...]
     if target.dtype.kind == "f":
-        arguments = flat(x), flat(match(target, x)), losses, label_smoothing, blocks
+        arguments = flat(x), flat(match(target, x)), losses, label_smoothing, sizes_of(blocks)
         launch(_probability_loss, blocks.tasks, work_ns, *arguments)
     else:
         labels, ignored = _labels("cross_entropy", target, x, ignore_index)
@@ -49,7 +51,7 @@ def cross_entropy(x, target, label_smoothing, ignore_index, reduction):
         if cross_entropy_rows.pays(x):
             cross_entropy_rows.class_losses(x, labels, losses, label_smoothing, ignore_index)
         else:
-            arguments = flat(x), labels, losses, label_smoothing, ignore_index, blocks
+            arguments = flat(x), labels, losses, label_smoothing, ignore_index, sizes_of(blocks)
             launch(_class_loss, blocks.tasks, work_ns, *arguments)
     return _reduced(losses, used, reduction, shape, x.dtype)
 
@@ -85,10 +87,10 @@ def cross_entropy_backward(grad_output, x, target, label_smoothing, ignore_index
         return cross_entropy_rows.class_gradients(x, labels, weights, label_smoothing)
     out, blocks, work_ns = empty_like(x), blocks_of(x, 1), x.size * NS_PER_ELEMENT
     if by_class:
-        arguments = flat(x), labels, weights, flat(out), label_smoothing, blocks
+        arguments = flat(x), labels, weights, flat(out), label_smoothing, sizes_of(blocks)
         launch(_class_gradient, blocks.tasks, work_ns, *arguments)
     else:
-        arguments = flat(x), flat(match(target, x)), weights, flat(out), label_smoothing, blocks
+        arguments = flat(x), flat(match(target, x)), weights, flat(out), label_smoothing, sizes_of(blocks)
         launch(_probability_gradient, blocks.tasks, work_ns, *arguments)
     return out
 
@@ -119,9 +121,10 @@ def _labels(op: str, target: np.ndarray, x: np.ndarray, ignore_index: int) -> tu
 
 
 @kernel
-def _class_loss(first, end, x, target, losses, label_smoothing, ignore_index, blocks):
+def _class_loss(first, end, x, target, losses, label_smoothing, ignore_index, sizes):
     if on_threads():
         return
+    blocks = unpack(sizes, Blocks)
     channels = blocks.channels
     tile, exponentials, total = local_array(channels * WIDTH), local_array(channels * WIDTH), local_array(WIDTH)
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
@@ -144,9 +147,10 @@ def _class_loss(first, end, x, target, losses, label_smoothing, ignore_index, bl
 
 
 @kernel
-def _probability_loss(first, end, x, target, losses, label_smoothing, blocks):
+def _probability_loss(first, end, x, target, losses, label_smoothing, sizes):
     if on_threads():
         return
+    blocks = unpack(sizes, Blocks)
     channels = blocks.channels
     tile, wanted, exponentials = (
         local_array(channels * WIDTH),
@@ -171,10 +175,11 @@ def _probability_loss(first, end, x, target, losses, label_smoothing, blocks):
 
 
 @kernel
-def _class_gradient(first, end, x, target, weights, out, label_smoothing, blocks):
+def _class_gradient(first, end, x, target, weights, out, label_smoothing, sizes):
     """weight * (softmax - target) of each position; an ignored position's weight is 0."""
     if on_threads():
         return
+    blocks = unpack(sizes, Blocks)
     channels = blocks.channels
     tile, exponentials, total = local_array(channels * WIDTH), local_array(channels * WIDTH), local_array(WIDTH)
     weight, label = local_array(WIDTH), local_array(WIDTH, np.int64)
@@ -197,10 +202,11 @@ def _class_gradient(first, end, x, target, weights, out, label_smoothing, blocks
 
 
 @kernel
-def _probability_gradient(first, end, x, target, weights, out, label_smoothing, blocks):
+def _probability_gradient(first, end, x, target, weights, out, label_smoothing, sizes):
     """weight * (softmax * sum(target) - target) of each position."""
     if on_threads():
         return
+    blocks = unpack(sizes, Blocks)
     channels = blocks.channels
     tile, wanted, exponentials = (
         local_array(channels * WIDTH),

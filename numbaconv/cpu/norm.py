@@ -20,6 +20,7 @@ from ..jit import inline, kernel
 from ..parallel import launch, on_threads
 from . import memory
 from .layout import around_axis, dense, empty_like, flat, match
+from .sizes import sizes_of, unpack
 
 TASK = 65536  # elements of a task, about: 256 KB of float32
 LANES = 64  # independent partial sums: eight AVX-512 vectors of float64 hide an add's latency
@@ -112,7 +113,7 @@ def batch_norm_backward(grad_output, x, weight, mean, inverse_std, training):
         coefficients = np.stack([*_split(mean, dtype), scale, slope, offset]).astype(dtype)
     out, grid = empty_like(x), _grid(x)
     arrays = flat(grad_output), flat(x), flat(out), flat(coefficients)
-    launch(_input_gradient, grid.tasks, x.size * 0.5, *arrays, grid)
+    launch(_input_gradient, grid.tasks, x.size * 0.5, *arrays, sizes_of(grid))
     return out, grad_weight, grad_bias
 
 
@@ -150,17 +151,18 @@ def _channel_sums(a: np.ndarray, a_shift: np.ndarray, b: np.ndarray, b_shift: np
     partial = memory.scratch("norm.partial", grid.groups * 2 * grid.channels, np.dtype(np.float64))
     lanes = memory.scratch("norm.lanes", grid.tasks * 2 * LANES, np.dtype(np.float64))
     arrays = flat(a), a_shift, flat(b), b_shift, partial, lanes
-    launch(_sums, grid.tasks, a.size * 0.5, *arrays, grid)
+    launch(_sums, grid.tasks, a.size * 0.5, *arrays, sizes_of(grid))
     # Group by group in order: the same bits whichever thread did which.
     with np.errstate(all="ignore"):
         return partial.reshape(grid.groups, 2, grid.channels).sum(axis=0)
 
 
 @kernel
-def _sums(first, end, a, a_shift, b, b_shift, partial, lanes, grid):
+def _sums(first, end, a, a_shift, b, b_shift, partial, lanes, sizes):
     """`partial`: (groups, 2, channels) sums, and sums of products. `lanes`: (tasks, 2, LANES) work space."""
     if on_threads():
         return
+    grid = unpack(sizes, Grid)
     channels, inner = grid.channels, grid.inner
     for task in range(first, end):
         group, o, o_end, c, c_end, i, i_end = task_ranges(task, grid)
@@ -214,15 +216,16 @@ def _normalised(x: np.ndarray, mean: np.ndarray, scale: np.ndarray, bias: np.nda
     with np.errstate(all="ignore"):
         coefficients = np.stack([*_split(mean, x.dtype), scale, bias]).astype(x.dtype)
     out, grid = empty_like(x), _grid(x)
-    launch(_affine, grid.tasks, x.size * 0.4, flat(x), flat(out), flat(coefficients), grid)
+    launch(_affine, grid.tasks, x.size * 0.4, flat(x), flat(out), flat(coefficients), sizes_of(grid))
     return out
 
 
 @kernel
-def _affine(first, end, x, out, coefficients, grid):
+def _affine(first, end, x, out, coefficients, sizes):
     """`coefficients`: (4, channels) of high and low mean, scale, bias."""
     if on_threads():
         return
+    grid = unpack(sizes, Grid)
     channels, inner = grid.channels, grid.inner
     for task in range(first, end):
         _, o, o_end, c, c_end, i, i_end = task_ranges(task, grid)
@@ -244,10 +247,11 @@ def _affine(first, end, x, out, coefficients, grid):
 
 
 @kernel
-def _input_gradient(first, end, grad_output, x, out, coefficients, grid):
+def _input_gradient(first, end, grad_output, x, out, coefficients, sizes):
     """`coefficients`: (5, channels) of high and low mean, scale, slope, offset."""
     if on_threads():
         return
+    grid = unpack(sizes, Grid)
     channels, inner = grid.channels, grid.inner
     for task in range(first, end):
         _, o, o_end, c, c_end, i, i_end = task_ranges(task, grid)

@@ -16,6 +16,7 @@ from .layout import contiguous, flat
 from .local_array import local_array
 from .memory import buffer
 from .simd import NARROW, VECTOR_BYTES, WIDE
+from .sizes import sizes_of, unpack
 from .transpose import transpose_block
 
 
@@ -64,7 +65,7 @@ def pack(weight: np.ndarray, packing: Packing, tap_offsets: np.ndarray, kept: bo
     size = packing.groups * packing.blocks * tap_offsets.size * packing.depth * packing.block
     packed = buffer("packed weight", size, weight.dtype, kept)
     tasks = packing.groups * packing.blocks * -(-packing.depth // packing.channels)
-    launch(_pack, tasks, size * 0.3, flat(contiguous(weight)), packed, packing, tap_offsets)
+    launch(_pack, tasks, size * 0.3, flat(contiguous(weight)), packed, sizes_of(packing), tap_offsets)
     return packed
 
 
@@ -91,10 +92,11 @@ def read_columns(weight, start, stride, count, terms, lines, block):
 
 
 @kernel
-def _pack(first, end, weight, packed, packing, tap_offsets):
+def _pack(first, end, weight, packed, sizes, tap_offsets):
     """Task: one block and some of its channels."""
     if on_threads_flushing():
         return
+    packing = unpack(sizes, Packing)
     taps, depth, block = tap_offsets.size, packing.depth, packing.block
     # Whether the channels of a filter follow each other, in the order they are packed.
     together = packing.depth_stride == taps and packing.column_stride != 1

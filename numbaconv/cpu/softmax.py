@@ -18,6 +18,7 @@ from ..parallel import launch, on_threads
 from .exponential import exponential
 from .layout import around_axis, dense, empty_like, flat, match
 from .local_array import local_array
+from .sizes import sizes_of, unpack
 
 WIDTH = 16  # positions of a tile: two AVX-512 vectors of float64, a cache line of float32
 _TASK = 16384  # elements of a task, about
@@ -128,7 +129,7 @@ def log_softmax_backward(grad_output, output, axis):
 def _forward(x: np.ndarray, axis: int, logarithm: bool) -> np.ndarray:
     x = dense(x)
     out, blocks = empty_like(x), blocks_of(x, axis)
-    arguments = flat(x), flat(out), logarithm, blocks
+    arguments = flat(x), flat(out), logarithm, sizes_of(blocks)
     launch(_softmax, blocks.tasks, x.size * NS_PER_ELEMENT, *arguments)
     return out
 
@@ -136,15 +137,16 @@ def _forward(x: np.ndarray, axis: int, logarithm: bool) -> np.ndarray:
 def _backward(grad_output: np.ndarray, output: np.ndarray, axis: int, logarithm: bool) -> np.ndarray:
     output = dense(output)
     out, blocks = empty_like(output), blocks_of(output, axis)
-    arguments = flat(match(grad_output, output)), flat(output), flat(out), logarithm, blocks
+    arguments = flat(match(grad_output, output)), flat(output), flat(out), logarithm, sizes_of(blocks)
     launch(_softmax_backward, blocks.tasks, output.size * NS_PER_ELEMENT, *arguments)
     return out
 
 
 @kernel
-def _softmax(first, end, x, out, logarithm, blocks):
+def _softmax(first, end, x, out, logarithm, sizes):
     if on_threads():
         return
+    blocks = unpack(sizes, Blocks)
     channels = blocks.channels
     tile, exponentials, total = local_array(channels * WIDTH), local_array(channels * WIDTH), local_array(WIDTH)
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
@@ -161,9 +163,10 @@ def _softmax(first, end, x, out, logarithm, blocks):
 
 
 @kernel
-def _softmax_backward(first, end, grad_output, output, out, logarithm, blocks):
+def _softmax_backward(first, end, grad_output, output, out, logarithm, sizes):
     if on_threads():
         return
+    blocks = unpack(sizes, Blocks)
     channels = blocks.channels
     gradients, tile, total = local_array(channels * WIDTH), local_array(channels * WIDTH), local_array(WIDTH)
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):

@@ -28,6 +28,7 @@ from ..local_array import local_array
 from ..memory import buffer
 from ..packing import Packed
 from ..simd import VECTOR_BYTES
+from ..sizes import sizes_of, unpack
 from .algorithm import Algorithm
 from .depthwise_tile import group_run
 from .depthwise_weight_gradient import MOST_SUMS, backward_weight
@@ -132,7 +133,7 @@ def _run(
     for grid, taps in plan.grids:
         size = grid.images * grid.rows * grid.columns * grid.channels
         work_ns = size * (0.2 + 0.02 * taps.row_shifts.size * taps.column_shifts.size * len(group))
-        args = x, distance, *packed, flat(out), lowest(relu, out.dtype), grid, taps, group
+        args = x, distance, *packed, flat(out), lowest(relu, out.dtype), sizes_of(grid), taps, group
         launch(_convolve, grid.images * grid.rows, work_ns, *args)
     return out
 
@@ -198,10 +199,11 @@ def _grid(
 
 
 @kernel
-def _convolve(first, end, x, zeros, weight, bias, out, floor, grid, taps, group):
+def _convolve(first, end, x, zeros, weight, bias, out, floor, sizes, taps, group):
     """Task: one row of results."""
     if on_threads_flushing():
         return
+    grid = unpack(sizes, Grid)
     lanes = VECTOR_BYTES // x.itemsize
     source_row = grid.source_width * grid.channels
     row_offsets = local_array(taps.row_shifts.size + 1, np.int64)

@@ -32,6 +32,7 @@ from ..local_array import local_array
 from ..memory import scratch
 from ..packing import columns_for
 from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_lines
+from ..sizes import sizes_of, unpack
 from ..transpose import transpose_block
 
 _TASKS = 16  # enough to balance a few threads
@@ -115,18 +116,18 @@ def weight_gradient(
         rows, lines = chunk.row_inputs.size, chunk.line_offsets.size
         launch(
             _transpose, rows * parts, rows * reduction.plane_width * reduction.channels * 0.2,
-            source, planes, chunk.row_images, chunk.row_inputs, parts, reduction,
+            source, planes, chunk.row_images, chunk.row_inputs, parts, sizes_of(reduction),
         )  # fmt: skip
         launch(
             _accumulate, tasks, lines * line_ns,
             planes, grad, sums, plan.row_offsets, chunk.line_offsets, chunk.first_line, chunk.first_line == 0,
-            reduction, plan.wide,
+            sizes_of(reduction), plan.wide,
         )  # fmt: skip
     parts = -(-reduction.rows // _FINISH_ROWS)
     taps = problem.weight_shape[2] * problem.weight_shape[3]
     launch(
         _finish, reduction.groups * reduction.blocks * parts, out.size * reduction.splits * 0.5,
-        sums, out, parts, reduction, taps, strides,
+        sums, out, parts, sizes_of(reduction), taps, strides,
     )  # fmt: skip
 
 
@@ -198,10 +199,11 @@ def _chunk(
 
 
 @kernel
-def _transpose(first, end, x, planes, row_images, row_inputs, parts, z):
+def _transpose(first, end, x, planes, row_images, row_inputs, parts, sizes):
     """Task: one row of the planes, some channels."""
     if on_threads_flushing():
         return
+    z = unpack(sizes, Reduction)
     lanes = VECTOR_BYTES // x.itemsize
     for task in range(first, end):
         row = task // parts
@@ -250,10 +252,11 @@ def _tile(wide, planes, start, rows, row, lines, line, step, grad, b_start, b_li
 
 
 @kernel
-def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first_line, initial, z, wide):
+def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first_line, initial, sizes, wide):
     """Segment (some lines, or a part of one) > tile of rows: the segment of grad stays in cache."""
     if on_threads_flushing():
         return
+    z = unpack(sizes, Reduction)
     tile_rows = WIDE_ROWS if wide else NARROW_ROWS
     length = min(z.line_length, TERMS)
     most = max(1, TERMS // z.line_length)  # lines of a segment
@@ -283,10 +286,11 @@ def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first
 
 
 @kernel
-def _finish(first, end, sums, out, parts, z, taps, strides):
+def _finish(first, end, sums, out, parts, sizes, taps, strides):
     """Adds the splits in order and writes the rows (c, tap) of every column k. Task: a block, some of its rows."""
     if on_threads_flushing():
         return
+    z = unpack(sizes, Reduction)
     k_stride, c_stride = strides
     lanes = VECTOR_BYTES // sums.itemsize
     pitch = z.groups * z.blocks * z.runs * z.run * z.block

@@ -34,6 +34,7 @@ from ..local_array import local_array, zeroed_local_array
 from ..memory import scratch
 from ..packing import Columns, Packed, columns_for
 from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_panel
+from ..sizes import sizes_of, unpack
 from .winograd_points import PAIRS
 from .winograd_tile import transform_patch, transform_products
 
@@ -195,7 +196,7 @@ def _run(plan: _Plan, source: np.ndarray, packed: Packed, relu: bool) -> np.ndar
         distance = (page.__array_interface__["data"][0] - x.__array_interface__["data"][0]) // source.itemsize
         lanes = VECTOR_BYTES // source.itemsize
         tile_ns = points * tiling.depth * tiling.groups * tiling.blocks * tiling.block / lanes * 0.2
-        results = *packed, flat(out), tiling, plan.wide, lowest(relu, out.dtype), *shape
+        results = *packed, flat(out), sizes_of(tiling), plan.wide, lowest(relu, out.dtype), *shape
         if not plan.chunk:
             launch(_fused, -(-plan.tiles // tiling.run), plan.tiles * tile_ns, x, distance, plan.tiles, *results)
             return out
@@ -203,7 +204,7 @@ def _run(plan: _Plan, source: np.ndarray, packed: Packed, relu: bool) -> np.ndar
         patches = scratch("patches", points * pitch, source.dtype)
         for first in range(0, plan.tiles, plan.chunk):
             tiles = min(plan.chunk, plan.tiles - first)
-            args = x, distance, patches, pitch, first, tiles, tiling, *shape
+            args = x, distance, patches, pitch, first, tiles, sizes_of(tiling), *shape
             launch(_transform, -(-tiles // _TILES), tiles * points * tiling.channels * 0.1, *args)
             tasks = -(-tiles // tiling.run) * tiling.groups * tiling.blocks
             launch(_multiply, tasks, tiles * tile_ns, patches, pitch, first, tiles, *results)
@@ -246,10 +247,11 @@ def transform_run(x, zeros, patches, start, pitch, first_tile, tiles, tiling, po
 
 @kernel
 def _transform(
-    first, end, x, zeros, patches, pitch, first_tile, tiles, tiling, points_h, points_w, results_h, results_w
+    first, end, x, zeros, patches, pitch, first_tile, tiles, sizes, points_h, points_w, results_h, results_w
 ):
     if on_threads_flushing():
         return
+    tiling = unpack(sizes, Tiling)
     for task in range(first, end):
         t = task * _TILES
         transform_run(x, zeros, patches, t * tiling.channels, pitch, first_tile + t, min(_TILES, tiles - t), tiling,
@@ -310,11 +312,12 @@ def _store(
 
 @kernel
 def _fused(
-    first, end, x, zeros, tiles, filters, bias, out, tiling, wide, floor, points_h, points_w, results_h, results_w
+    first, end, x, zeros, tiles, filters, bias, out, sizes, wide, floor, points_h, points_w, results_h, results_w
 ):
     """Task: a run of tiles, all columns."""
     if on_threads_flushing():
         return
+    tiling = unpack(sizes, Tiling)
     points = len(points_h) * len(points_w)
     product_pitch = tiling.run * tiling.block + PITCH_PADDING
     products = local_array(points * product_pitch + tiling.block, x.dtype)
@@ -332,12 +335,13 @@ def _fused(
 
 @kernel
 def _multiply(
-    first, end, patches, pitch, first_tile, tiles, filters, bias, out, tiling, wide, floor,
+    first, end, patches, pitch, first_tile, tiles, filters, bias, out, sizes, wide, floor,
     points_h, points_w, results_h, results_w,
 ):  # fmt: skip
     """Task: a run of tiles that are transformed already, one block of columns."""
     if on_threads_flushing():
         return
+    tiling = unpack(sizes, Tiling)
     points = len(points_h) * len(points_w)
     product_pitch = tiling.run * tiling.block + PITCH_PADDING
     products = local_array(points * product_pitch + tiling.block, out.dtype)

@@ -13,6 +13,7 @@ from ..layout import contiguous, flat
 from ..local_array import local_array
 from ..memory import buffer
 from ..packing import Packed, columns_for, pack_bias, read_columns
+from ..sizes import sizes_of, unpack
 from .winograd import filter_pitch, shape_of
 from .winograd_tile import transform_taps
 
@@ -26,6 +27,21 @@ class FilterStrides(NamedTuple):
     column: int
     depth: int
     flipped: bool
+
+
+class _Packing(NamedTuple):
+    """The sizes of it all, for the kernel."""
+
+    blocks: int
+    block: int
+    columns: int
+    depth: int
+    pitch: int
+    parts: int
+    group_stride: int
+    column_stride: int
+    depth_stride: int
+    flipped: int
 
 
 def pack_filters(
@@ -42,8 +58,9 @@ def pack_filters(
     count = len(shape.points_h) * len(shape.points_w) * pitch
     filters = buffer("packed weight", count, weight.dtype, kept)
     parts = -(-depth // _CHANNELS)
+    packing = _Packing(cut.blocks, cut.block, columns, depth, pitch, parts, *strides)
     args = (
-        flat(contiguous(weight)), filters, (cut.blocks, cut.block, columns, depth, pitch, parts), strides,
+        flat(contiguous(weight)), filters, sizes_of(packing),
         shape.points_h, shape.points_w, (0,) * taps[0], (0,) * taps[1],
     )  # fmt: skip
     launch(_transform_filters, blocks * parts, count * 0.2, *args)
@@ -67,29 +84,32 @@ def pack_flipped(results: int, problem: Conv2dProblem, weight: np.ndarray, bias:
 
 
 @kernel
-def _transform_filters(first, end, weight, filters, sizes, strides, points_h, points_w, taps_h, taps_w):
+def _transform_filters(first, end, weight, filters, sizes, points_h, points_w, taps_h, taps_w):
     """filters: [point][group and block][channel][column]. Task: some channels of a block."""
     if on_threads_flushing():
         return
-    blocks, block, columns, depth, pitch, parts = sizes
+    packing = unpack(sizes, _Packing)
+    block, depth = packing.block, packing.depth
     taps = len(taps_h) * len(taps_w)
-    together = strides.depth == taps  # the channels of a filter follow each other
+    together = packing.depth_stride == taps  # the channels of a filter follow each other
     step = _CHANNELS if together else 1
     lines = local_array((step * taps + _CHANNELS) * block, weight.dtype)
     offsets = local_array(taps, np.int64)
     for tap in range(taps):
-        offsets[tap] = (taps - 1 - tap if strides.flipped else tap) * block
+        offsets[tap] = (taps - 1 - tap if packing.flipped else tap) * block
     for task in range(first, end):
-        place = task // parts
-        part = task - place * parts
-        group = place // blocks
-        column = (place - group * blocks) * block
-        count = min(block, columns - column)
-        start = group * strides.group + column * strides.column
+        place = task // packing.parts
+        part = task - place * packing.parts
+        group = place // packing.blocks
+        column = (place - group * packing.blocks) * block
+        count = min(block, packing.columns - column)
+        start = group * packing.group_stride + column * packing.column_stride
         last = min(depth, (part + 1) * _CHANNELS)
         for c in range(part * _CHANNELS, last, step):
             channels = min(step, last - c)
-            read_columns(weight, start + c * strides.depth, strides.column, count, channels * taps, lines, block)
+            read_columns(
+                weight, start + c * packing.depth_stride, packing.column_stride, count, channels * taps, lines, block
+            )
             for i in range(channels):
                 transform_taps(lines[i * taps * block :], offsets, block, filters, (place * depth + c + i) * block,
-                               pitch, points_h, points_w, taps_h, taps_w)  # fmt: skip
+                               packing.pitch, points_h, points_w, taps_h, taps_w)  # fmt: skip

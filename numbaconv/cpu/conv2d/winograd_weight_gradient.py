@@ -30,6 +30,7 @@ from ..local_array import local_array
 from ..memory import scratch
 from ..packing import columns_for
 from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_panel
+from ..sizes import sizes_of, unpack
 from .winograd import PITCH_PADDING, Shape, Tiling, place, shape_of, tiles_along, transform_run
 from .winograd_tile import transform_products, transform_taps
 
@@ -94,20 +95,20 @@ def backward_weight(results: int, problem: Conv2dProblem, grad_output: np.ndarra
     for first in range(0, plan.tiles, plan.chunk):
         tiles = min(plan.chunk, plan.tiles - first)
         args: tuple[Any, ...] = (
-            x, grad, zeros_at, patches, grads, (patch_pitch, grad_pitch), first, tiles, tiling, *shape
+            x, grad, zeros_at, patches, grads, (patch_pitch, grad_pitch), first, tiles, sizes_of(tiling), *shape
         )  # fmt: skip
         work_ns = tiles * points * (tiling.channels + tiling.out_channels) * 0.1
         launch(_transform, -(-tiles // _TILES), work_ns, *args)
         args = (
             patches, grads, sums, (patch_pitch, grad_pitch, sum_pitch), first == 0, tiles,
-            parts, plan.sum_rows, tiling, plan.wide,
+            parts, plan.sum_rows, sizes_of(tiling), plan.wide,
         )  # fmt: skip
         launch(_multiply, points * blocks * parts, tiles * multiply_ns, *args)
     taps_h, taps_w = ((0,) * size for size in problem.weight_shape[2:])
     tasks = blocks * -(-tiling.depth // _LINES)
     launch(
         _finish, tasks, out.size * 1.5,
-        sums, page, flat(out), plan.sum_rows, tiling, shape.points_h, shape.points_w, taps_h, taps_w,
+        sums, page, flat(out), plan.sum_rows, sizes_of(tiling), shape.points_h, shape.points_w, taps_h, taps_w,
     )  # fmt: skip
     return out
 
@@ -134,11 +135,12 @@ def _transform_gradients(
 
 @kernel
 def _transform(
-    first, end, x, grad, zeros, patches, grads, pitches, first_tile, tiles, tiling,
+    first, end, x, grad, zeros, patches, grads, pitches, first_tile, tiles, sizes,
     points_h, points_w, results_h, results_w,
 ):  # fmt: skip
     if on_threads_flushing():
         return
+    tiling = unpack(sizes, Tiling)
     for task in range(first, end):
         t = task * _TILES
         count = min(_TILES, tiles - t)
@@ -159,10 +161,11 @@ def _panel(wide, patches, a_start, a_step, grads, b_start, b_step, sums, out_sta
 
 
 @kernel
-def _multiply(first, end, patches, grads, sums, pitches, initial, tiles, parts, sum_rows, tiling, wide):
+def _multiply(first, end, patches, grads, sums, pitches, initial, tiles, parts, sum_rows, sizes, wide):
     """sums: [point][group and block][channel][column]. Task: one point, block and part of the channels."""
     if on_threads_flushing():
         return
+    tiling = unpack(sizes, Tiling)
     patch_pitch, grad_pitch, sum_pitch = pitches
     rows = WIDE_ROWS if wide else NARROW_ROWS
     blocks = tiling.groups * tiling.blocks
@@ -183,10 +186,11 @@ def _multiply(first, end, patches, grads, sums, pitches, initial, tiles, parts, 
 
 
 @kernel
-def _finish(first, end, sums, zeros, out, sum_rows, tiling, points_h, points_w, taps_h, taps_w):
+def _finish(first, end, sums, zeros, out, sum_rows, sizes, points_h, points_w, taps_h, taps_w):
     """The sums transformed, to out[k][c][tap]. Task: a block and `_LINES` channels, so that runs of out are written."""
     if on_threads_flushing():
         return
+    tiling = unpack(sizes, Tiling)
     taps = len(taps_h) * len(taps_w)
     pitch = tiling.groups * tiling.blocks * sum_rows * tiling.block + PITCH_PADDING
     lines = local_array(_LINES * taps * tiling.block, out.dtype)
