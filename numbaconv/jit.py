@@ -20,6 +20,7 @@ from typing import Any
 
 import numba
 from numba.core import types
+from numba.core.compiler import CompilerBase
 from numba.extending import intrinsic, overload
 
 from .compile_notice import announced
@@ -50,7 +51,7 @@ _kernels: list[Any] = []
 
 def kernel(function: Callable[..., Any]) -> Any:
     """A function that is compiled at its first call, for the types of its arguments."""
-    dispatcher = numba.njit(**_FLAGS, pipeline_class=KernelCompiler)(function)
+    dispatcher = _compiled(function, KernelCompiler, _FLAGS)
     dispatcher._cache = KernelCache(function)
     dispatcher._compiler.compile = announced(dispatcher._compiler.compile)
     _kernels.append(dispatcher)
@@ -62,7 +63,11 @@ def helper(function: Callable[..., Any]) -> Any:
 
     It has no machine code, no Python entry and no file of its own.
     """
-    return numba.njit(**_FLAGS, no_cpython_wrapper=True, pipeline_class=HelperCompiler)(function)
+    return _compiled(function, HelperCompiler, _FLAGS | {"no_cpython_wrapper": True})
+
+
+def _compiled(function: Callable[..., Any], compiler: type[CompilerBase], flags: dict[str, Any]) -> Any:
+    return numba.njit(pipeline_class=compiler, **flags)(function)
 
 
 def inline(function: Callable[..., Any]) -> Any:
