@@ -46,7 +46,7 @@ _FLAGS: dict[str, Any] = {
     "no_cfunc_wrapper": True,
 }
 
-_kernels: list[Any] = []
+_kernels: list[Any] = []  # and helpers
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -54,7 +54,6 @@ def kernel(function: Callable[..., Any]) -> Any:
     dispatcher = _compiled(function, KernelCompiler, _FLAGS)
     dispatcher._cache = KernelCache(function)
     dispatcher._compiler.compile = announced(dispatcher._compiler.compile)
-    _kernels.append(dispatcher)
     return dispatcher
 
 
@@ -67,7 +66,9 @@ def helper(function: Callable[..., Any]) -> Any:
 
 
 def _compiled(function: Callable[..., Any], compiler: type[CompilerBase], flags: dict[str, Any]) -> Any:
-    return numba.njit(pipeline_class=compiler, **flags)(function)
+    dispatcher = numba.njit(pipeline_class=compiler, **flags)(function)
+    _kernels.append(dispatcher)
+    return dispatcher
 
 
 def inline(function: Callable[..., Any]) -> Any:
@@ -112,11 +113,11 @@ always_inline: Any = _function_attribute("alwaysinline")
 
 
 def compiled_signatures() -> dict[str, int]:
-    """How many specialisations of each kernel this process has compiled or loaded so far."""
+    """How many specialisations of each kernel and helper this process has compiled or loaded so far."""
     return {f"{k.py_func.__module__}.{k.py_func.__name__}": len(k.signatures) for k in _kernels if k.signatures}
 
 
 def compile_counts() -> tuple[int, int]:
-    """(compiled, loaded from the cache): specialisations of all kernels in this process so far."""
+    """(compiled, loaded from the cache): specialisations of all kernels and helpers in this process so far."""
     statistics = [k.stats for k in _kernels]
     return sum(sum(s.cache_misses.values()) for s in statistics), sum(sum(s.cache_hits.values()) for s in statistics)

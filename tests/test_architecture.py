@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "numbaconv"
 # The first part of a module's name below numbaconv. `numbaconv` itself, which gathers the names, is above all.
 FLOORS = {
     **dict.fromkeys(["arguments", "errors", "shapes"], 0),
-    **dict.fromkeys(["algorithm", "cache_files", "compile_notice", "contract", "jit", "kernel_cache", "parallel"], 1),
+    **dict.fromkeys(["algorithm", "cache_files", "compile_notice", "contract", "jit", "kernel_cache"], 1),
+    **dict.fromkeys(["kernel_compiler", "parallel"], 1),
     **dict.fromkeys(["cpu", "cuda"], 2),
     "backend": 3,
     "functional": 4,
@@ -31,8 +32,10 @@ SIMD_FILES = {
     "jit.py",
     "parallel.py",
     "cpu/simd.py",
+    "cpu/sizes.py",
     "cpu/correlate_patches.py",
     "cpu/dot_tile.py",
+    "cpu/local_array.py",
     "cpu/pool_tile.py",
     "cpu/transpose.py",
     "cpu/conv2d/depthwise_tile.py",

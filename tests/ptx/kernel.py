@@ -14,6 +14,7 @@ from .checks import Accesses, Violation
 from .decode import Decoder, Step
 from .execution import Batch
 from .fusion import fuse
+from .logic import Outcomes
 from .memory import DeviceMemory
 from .parser import parse
 from .program import link, round_up
@@ -41,8 +42,8 @@ class Segment(NamedTuple):
     participants: Callable | None
 
 
-def decode(decoder: Decoder, instruction: Instruction) -> Step:
-    """The closure of an instruction that does not end its segment."""
+def decode(decoder: Decoder, instruction: Instruction, outcomes: Outcomes | None = None) -> Step:
+    """The closure of an instruction that does not end its segment; what comparisons find goes to `outcomes`."""
     head, type_name = instruction.parts[0], instruction.parts[-1]
     if head in floating.TABLE and (is_float(type_name) or type_name == "f32x2" or head not in TABLE):
         build = floating.TABLE[head]
@@ -50,17 +51,23 @@ def decode(decoder: Decoder, instruction: Instruction) -> Step:
         build = TABLE[head]
     else:
         raise PtxSyntaxError(f"line {instruction.line}: {instruction.text}: not interpreted")
-    return decoder.guarded(instruction, build(decoder, instruction))
+    step = build(decoder, instruction)
+    if outcomes is not None and head == "setp":
+        step = logic.noting(decoder, instruction, step, outcomes)
+    return decoder.guarded(instruction, step)
 
 
 class Kernel:
     """One entry of a module.
 
+    Args:
+        outcomes: where to note, by line of the text, how many threads each comparison was true and false for.
+
     Attributes:
         granule: bytes that races are told apart by: the smallest access of the kernel.
     """
 
-    def __init__(self, text: str, name: str = ""):
+    def __init__(self, text: str, name: str = "", outcomes: Outcomes | None = None):
         self.module = parse(text)
         self.program = link(self.module, name)
         self.name = self.program.name
@@ -72,7 +79,7 @@ class Kernel:
             end += parameter.size
         self.parameter_bytes = end
         decoder = Decoder(self.program)
-        self.segments = self._segments(decoder)
+        self.segments = self._segments(decoder, outcomes)
         self.slots = list(decoder.slots)
         accesses = [i for i in self.program.code if i.parts[0] in ("ld", "st", "atom", "red", "cp") and "." in i.opcode]
         sizes = [size_of(i.parts[-1]) for i in accesses if i.parts[0] != "cp" and not i.has("param", "local")]
@@ -80,7 +87,7 @@ class Kernel:
         self.spare_registers: Registers | None = None
         self._variables: weakref.WeakKeyDictionary[DeviceMemory, dict[str, int]] = weakref.WeakKeyDictionary()
 
-    def _segments(self, decoder: Decoder) -> dict[int, Segment]:
+    def _segments(self, decoder: Decoder, outcomes: Outcomes | None) -> dict[int, Segment]:
         code = self.program.code
         starts = {0, *self.program.labels.values()}
         for place, instruction in enumerate(code):
@@ -95,7 +102,7 @@ class Kernel:
             ends = control.ends_segment(last)
             leave = control.TABLE[last.parts[0]](decoder, last, end) if ends else control.fall_through(end)
             straight = code[start : end - ends]
-            steps = fuse(decoder, straight, [decode(decoder, instruction) for instruction in straight])
+            steps = fuse(decoder, straight, [decode(decoder, instruction, outcomes) for instruction in straight])
             if start and code[start - 1].parts[0] in ("bar", "barrier") and code[start - 1].has("red"):
                 steps.insert(0, warp.barrier_result(decoder, code[start - 1]))
             segments[start] = Segment(start, end, tuple(steps), leave, warp.participants(decoder, code[start]))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from .arithmetic import flush
 from .decode import Decoder, Step, elementwise, elementwise_several
 from .syntax import Instruction, Pair, Vector
 from .types import DTYPES, is_float, size_of
+
+Outcomes = dict[int, Counter[bool]]  # line -> how many threads a comparison was true and false for
 
 # --- comparison and selection -----------------------------------------------------------------------------------------
 
@@ -74,6 +78,22 @@ def set_predicate(decoder: Decoder, instruction: Instruction) -> Step:
     if combine:
         return elementwise(lambda x, y, third: combine(compare(x, y), third ^ negated), target, sources)
     return elementwise(compare, target, sources, in_place=isinstance(compare, np.ufunc))
+
+
+def noting(decoder: Decoder, instruction: Instruction, step: Step, outcomes: Outcomes) -> Step:
+    """A setp that also counts how often its comparison, whatever it is combined with, was true and false."""
+    type_name = instruction.parts[-1]
+    compare = comparison(instruction.parts[1], type_name)
+    a, b = (decoder.source(operand, type_name) for operand in instruction.operands[1:3])
+    count = outcomes.setdefault(instruction.line, Counter())
+
+    def counted(slots, lanes):
+        index = lanes.index
+        true, all_of_them = int(np.sum(compare(slots[a][index], slots[b][index]))), index.size
+        count.update({True: true, False: all_of_them - true})
+        step(slots, lanes)
+
+    return counted
 
 
 def select(decoder: Decoder, instruction: Instruction) -> Step:

@@ -12,6 +12,11 @@ removed, each comparison that guards an access forced to true and to false. `exa
     print(table([score]))
     assert not score.survived
 
+A comparison that decides only how something is done, as in the loops that a compiler unrolls, may be forced either way:
+the mutant takes another path to the same results. With `outcomes`, what the original's comparisons found in the test, a
+mutant that nothing noticed though it decided otherwise than the original is told from one that was never put to the
+test. The first has the verdict "same"; the second must be listed, or survives.
+
 A mutant's key names what a comparison is computed from, not registers or lines, so that a list of harmless ones stays
 valid when the compiler numbers them otherwise. The list's keys are patterns (fnmatch) of ``kernel:key``.
 """
@@ -25,6 +30,7 @@ from typing import NamedTuple
 
 from .checks import Violation
 from .dataflow import Dataflow
+from .logic import Outcomes
 from .parser import parse
 from .runtime import InterpreterRuntime
 from .syntax import Instruction
@@ -33,20 +39,21 @@ KINDS = ("barrier", "wait", "bounds")
 
 
 class Mutant(NamedTuple):
-    """A kernel with one thing taken away."""
+    """A kernel with one thing taken away; `forced` is what a comparison always finds in it."""
 
     key: str
     kind: str
     line: int
     instruction: str
     text: str
+    forced: bool = False
 
 
 class Result(NamedTuple):
     """What became of a mutant; `by` is the violation or error that caught it, or why it is harmless."""
 
     mutant: Mutant
-    verdict: str  # caught, harmless, survived
+    verdict: str  # caught, same, harmless, survived
     by: str
 
 
@@ -87,7 +94,8 @@ def mutants(text: str) -> list[Mutant]:
                 found.append(_mutant(text, key, kind, instruction, ""))
         for comparison in flow.guarding_comparisons():
             for value, opcode in (("true", "eq"), ("false", "ne")):
-                found.append(_mutant(text, f"{_name(flow, comparison)} = {value}", "bounds", comparison, opcode))
+                mutant = _mutant(text, f"{_name(flow, comparison)} = {value}", "bounds", comparison, opcode)
+                found.append(mutant._replace(forced=value == "true"))
     return sorted(_numbered(found), key=lambda mutant: mutant.line)
 
 
@@ -126,6 +134,7 @@ def examine(
     check: Callable[[str], None],
     harmless: Mapping[str, str] | None = None,
     kinds: Collection[str] = KINDS,
+    outcomes: Outcomes | None = None,
 ) -> Score:
     """Runs a test on every mutant.
 
@@ -135,6 +144,7 @@ def examine(
         check: runs the test on a text; raises if it notices anything. It must pass on `text` itself.
         harmless: pattern of ``kernel:key`` -> why nothing can notice.
         kinds: of the mutants to run.
+        outcomes: line of `text` -> how often its comparison was true and false in the test.
     """
     check(text)
     patterns = {p: why for p, why in (harmless or {}).items() if fnmatchcase(name, p.partition(":")[0])}
@@ -149,6 +159,10 @@ def examine(
         except Exception as error:  # an assertion of the test, or what the library raises on wrong results
             results.append(Result(mutant, "caught", type(error).__name__))
         else:
+            against = (outcomes or {}).get(mutant.line, Counter())[not mutant.forced] if mutant.kind == "bounds" else 0
+            if against:
+                results.append(Result(mutant, "same", f"the same results, decided otherwise {against} times"))
+                continue
             pattern = next((p for p in patterns if fnmatchcase(f"{name}:{mutant.key}", p)), None)
             used.add(pattern)
             results.append(Result(mutant, "harmless" if pattern else "survived", patterns.get(pattern, "")))
@@ -173,7 +187,7 @@ def on_runtime(
 
 
 def table(scores: Iterable[Score]) -> str:
-    """One line per kernel, and all together: caught (or harmless) of how many, by kind."""
+    """One line per kernel, and all together: caught (+ same or harmless) of how many, by kind."""
     scores = list(scores)
     width = max([len("all"), *(len(score.name) for score in scores)])
     lines = ["  ".join([" " * width, *(f"{kind:>15}" for kind in KINDS), f"{'survived':>10}"])]
@@ -184,8 +198,12 @@ def table(scores: Iterable[Score]) -> str:
         cells = []
         for kind in KINDS:
             verdicts = Counter(r.verdict for r in results if r.mutant.kind == kind)
-            harmless = f" (+{verdicts['harmless']})" if verdicts["harmless"] else ""
-            cells.append(f"{verdicts['caught']}{harmless} / {verdicts.total()}" if verdicts else "-")
+            explained = verdicts["harmless"] + verdicts["same"]
+            cells.append(
+                f"{verdicts['caught']}{f' (+{explained})' if explained else ''} / {verdicts.total()}"
+                if verdicts
+                else "-"
+            )
         survived = sum(r.verdict == "survived" for r in results)
         lines.append("  ".join([f"{name:{width}}", *(f"{cell:>15}" for cell in cells), f"{survived:>10}"]))
     return "\n".join(lines)

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .kernel import Kernel
 from .memory import FREED, DeviceMemory
-from .runtime import InterpreterRuntime, decoded
+from .runtime import InterpreterRuntime
 
 MOST_LAUNCHES = 12  # kept of a kernel: the quickest of those that differ in size
 
@@ -36,8 +37,8 @@ class Kept(NamedTuple):
         """What tells it from others: the grid, and the numbers that are no addresses."""
         return self.grid, tuple(a for a in self.args if not (isinstance(a, int) and a >= 1 << 40))
 
-    def run(self, text: str) -> None:
-        """Runs another text on the same memory.
+    def run(self, kernel: Kernel) -> None:
+        """Runs another kernel, or this one, on the same memory.
 
         Raises:
             Violation: the checks found something.
@@ -45,7 +46,7 @@ class Kept(NamedTuple):
         """
         memory = copy.deepcopy(self.before)
         limit = 1000 + 10 * self.segments
-        decoded(text).launch(memory, self.grid, (self.kernel.threads,), self.args, self.shared, True, None, limit)
+        kernel.launch(memory, self.grid, (self.kernel.threads,), self.args, self.shared, True, None, limit)
         for (data, written), (right, flags) in zip(contents(memory), self.after, strict=True):
             np.testing.assert_array_equal(written, flags)
             np.testing.assert_array_equal(data, right)
