@@ -59,10 +59,11 @@ def test_sizes_of_the_same_numbers_are_one_array():
 
 
 def test_a_helper_has_no_machine_code_of_its_own():
-    launch(moments, 1, 0.0, np.ones((1, 2)), np.empty(1), sizes_of(Window(1, 1, 0)))
-    (signature,) = [s for s in weighted.signatures if s[0].dtype == numba.float64]
-    library = weighted.overloads[signature].library
-    assert library.get_pointer_to_function(weighted.overloads[signature].fndesc.llvm_func_name) == 0
+    types = numba.float64[::1], numba.types.NamedUniTuple(numba.int64, 3, Window)
+    weighted.compile(types)
+    compiled = weighted.overloads[types]
+    assert compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name) == 0
+    assert compiled.entry_point is not None
 
 
 @kernel
@@ -89,7 +90,7 @@ def test_local_arrays_begin_at_cache_lines_and_are_given_back():
         after = rtsys.get_allocation_stats()
     finally:
         _nrt_python.memsys_disable_stats()
-    assert after.mi_alloc - before.mi_alloc == after.mi_free - before.mi_free == 200
+    assert after.mi_alloc - before.mi_alloc == after.mi_free - before.mi_free >= 200
     assert addresses.all()
     assert not (addresses % 64).any()
     assert not zeros.any()
