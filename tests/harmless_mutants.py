@@ -1,13 +1,37 @@
 """Mutants of CUDA kernels that change nothing that anyone could notice, and why.
 
-Patterns (fnmatch) of ``kernel:key``, as ptx/mutation.py names them.
+Patterns of ``kernel:key``, as ptx/mutation.py names them: fnmatch, or regular expressions. They hold for mutants that
+decided as the original did in every launch; one that decided otherwise, to the same results, needs no reason here.
 """
 
 from __future__ import annotations
 
-HARMLESS: dict[str, str] = {
+import re
+
+# A comparison with no number of the problem in it: neither a parameter, nor a thread's number, nor anything loaded.
+_COUNT = (
+    r"(?!.*(?:param|%|loaded)).* (?:gt\.[su]\d+ 0|lt\.[su]\d+ [13]|ne\.[su]\d+ 0|eq\.[su]\d+ [0123]) = (?:true|false)"
+)
+
+# Regular expressions say what is so of any kernel, and explain only comparisons that a launch reached.
+HARMLESS: dict[str | re.Pattern[str], str] = {
+    re.compile(r"[\w.]+:" + _COUNT + r"(?: #\d+)?"): (
+        "how often a loop goes on that was unrolled by four: numba counts a range down and looks at the count in every "
+        "turn, where the test before the four turns has decided already"
+    ),
+    re.compile(r"[\w.]+:param\d+ (?:gt\.s32 0 = true|lt\.s32 1 = false|eq\.s32 0 = false)(?: #\d+)?"): (
+        "a size or a count that is never 0: nothing is launched for nothing"
+    ),
+    re.compile(
+        r"[\w.]+:(?:sub\(param\d+,.*\) gt\.s\d+ 0|selp\(add\(shr\(sub\(param\d+,.*\),0\)\) ne\.s\d+ 0) = true(?: #\d+)?"
+    ): "the length of a range in steps of 32 or 256, where it was decided before that it is not empty",
+    re.compile(r"[\w.]+:%tid\.x lt\.s32 (?:0|-\d+) = false(?: #\d+)?"): "a thread's number is not negative",
+    re.compile(r"[\w.]+:(?:shl|mul)\((?:%ntid\.x,)?%nctaid\.x(?:,\d+)?\) eq\.s32 0 = false"): "a grid has blocks",
     "elementwise.*:add(shl(*,2),4) gt.s64 param? = true": "a whole vector one element at a time: the same results",
     "elementwise.weighted:add(shl(*,2),3) ge.s64 param? = true": "its array is a new one: no whole vector is left over",
+    "dropout._dropout_channels_last:sub(shl(*,2),*) lt.s64 -3 = false": (
+        "a thread's four elements would begin four or more before its own row: they begin at most three before it"
+    ),
     "loss.*:barrier 4 of 4": "keeps the memory of a sum over the block for the next such sum, and this was the last",
     "update._norm:barrier 9 of 9": "the same",
     "update._squares:barrier 9 of 9": "the same",

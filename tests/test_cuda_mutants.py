@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -23,18 +24,21 @@ from ptx.mutation import KINDS, Score, examine, table
 from ptx.replay import Keeper, Kept, keep
 from ptx.runtime import decoded
 
-from numbaconv import optim, to_device, train
-from numbaconv.cuda import launch
+from numbaconv import cuda, optim, to_device, train
+from numbaconv.cuda import ahead, launch, update
 from numbaconv.cuda.runtime import simulated
+from numbaconv.errors import ArgumentError
 from numbaconv.shapes import conv2d_problem
 
 if simulated():
     pytest.skip("numba's simulator compiles nothing", allow_module_level=True)
 
 CC = (8, 0)
-# Modules all of whose mutants are examined. Of the others only barriers and waits: most tests that survive there are
-# numba's own, of a loop's count, which LLVM leaves in unrolled loops; each wants a reason of its own.
-WHOLE = ("elementwise",)
+# Modules all of whose mutants are examined. Of the others only barriers and waits: of their comparisons too many are
+# reached by no launch yet.
+WHOLE = (
+    "avg_pool", "conv2d.pack", "conv2d.splits", "convert", "dropout", "elementwise", "moments", "norm", "softmax",
+)  # fmt: skip
 
 
 def kernels_of(module):
@@ -93,6 +97,133 @@ def of_whole_vectors(keeper):
         F.sum_of_squares(x)
 
 
+def of_long_loops(keeper):
+    """Loops of each number of turns up to nine: compilers unroll them by four, and test for what is left over."""
+    from numbaconv import functional as F
+
+    rng = np.random.default_rng(7)
+
+    def device(*shape):
+        return to_device(rng.standard_normal(shape, np.float32), "cuda")
+
+    def either_layout(*shape):
+        return device(*shape), to_device(channels_last(rng.standard_normal(shape, np.float32)), "cuda")
+
+    for turns in range(1, 10):
+        other = (turns * 4) % 9 + 1
+        for x in (*either_layout(2, 4, 10, 11), device(1, 3, 9, 10)):
+            for kernel, stride, padding in (((turns, other), (1, 2), 0), ((other, turns), (2, 1), (other // 2, 0)),
+                                            ((turns, turns), (turns, turns), turns // 2)):  # fmt: skip
+                out, places = F.max_pool2d(x, kernel, stride=stride, padding=padding, return_indices=True)
+                F.max_pool2d_backward(out, places, x.shape, kernel, stride=stride, padding=padding)
+                for count in (True, False):
+                    options = {"stride": stride, "padding": padding, "count_include_pad": count, "ceil_mode": not count}
+                    F.avg_pool2d_backward(F.avg_pool2d(x, kernel, **options), x.shape, kernel, **options)
+            options = {"stride": turns % 3 + 1, "padding": 1, "dilation": 2, "ceil_mode": True}
+            out, places = F.max_pool2d(x, (2 + turns % 3, 2), return_indices=True, **options)
+            F.max_pool2d_backward(out, places, x.shape, (2 + turns % 3, 2), **options)
+            out = F.adaptive_avg_pool2d(x, (min(turns, 9), other))
+            F.adaptive_avg_pool2d_backward(out, x.shape)
+            F.adaptive_avg_pool2d_backward(F.adaptive_avg_pool2d(x, (1, turns)), x.shape)
+            few = x[:, :, :2, :3]  # more windows than places: several of them end at each
+            F.adaptive_avg_pool2d_backward(F.adaptive_avg_pool2d(few, (3 * turns, 4 * other)), few.shape)
+            for mode in ("zeros", "reflect", "replicate", "circular"):
+                sides = (turns % 6, other % 6), (other % 5, turns % 5)
+                F.pad_backward(F.pad(x, sides, mode=mode), x.shape, sides, mode=mode)
+        for classes in (turns, 4 * turns + 1, 32 * turns + other):
+            for shape in ((3, classes), (2, classes, 3)):
+                x, axis = device(*shape), 1
+                for make, back in ((F.softmax, F.softmax_backward), (F.log_softmax, F.log_softmax_backward)):
+                    back(x, make(x, axis), axis)
+                labels = rng.integers(0, classes, (shape[0], *shape[2:]))
+                for target in (labels, np.full(shape, 1 / classes, np.float32)):
+                    for smoothing in (0.0, 0.1):
+                        held = to_device(target, "cuda")
+                        F.cross_entropy(x, held, label_smoothing=smoothing)
+                        F.cross_entropy_backward(x, held, label_smoothing=smoothing)
+        for shape in ((turns, 4, 3, 3), (turns, 3, 3, 4), (2, other, 1, 4 * turns), (turns, 5, 3, 3), (600 * turns, 1)):
+            for x in either_layout(*shape) if len(shape) == 4 else (device(*shape),):
+                ones = to_device(np.ones(shape[1], np.float32), "cuda")
+                result = F.batch_norm(x, ones, ones, ones, ones, training=True)
+                F.batch_norm_backward(x, x, ones, result.mean, result.inverse_std, training=True)
+                F.batch_norm(x, None, None, None, None, training=True)
+                F.batch_norm(x, None, None, ones, ones, training=False)
+                F.mse_loss(x, x)
+
+
+def of_small_images(keeper):
+    """Padding wider than what it repeats: a place of the image has sources on both sides."""
+    from numbaconv import functional as F
+
+    rng = np.random.default_rng(8)
+    for channels in (4, 3):
+        for h, w in ((1, 3), (2, 2), (3, 1), (3, 4)):
+            given = rng.standard_normal((2, channels, h, w), np.float32)
+            for x in (to_device(given, "cuda"), to_device(channels_last(given), "cuda")):
+                for mode, most in (("reflect", (h - 1, w - 1)), ("circular", (h, w)), ("replicate", (3, 2)),
+                                   ("zeros", (2, 3))):  # fmt: skip
+                    for sides in (
+                        ((most[0],) * 2, (most[1],) * 2),
+                        ((most[0], 0), (0, most[1])),
+                        ((0, 1 % (most[0] + 1)), (1 % (most[1] + 1), 0)),
+                    ):
+                        F.pad_backward(F.pad(x, sides, mode=mode), x.shape, sides, mode=mode)
+
+
+def of_updates(keeper):
+    """Parameters of few and many elements, where vectors fit and where not, more of them than a search halves twice."""
+    from numbaconv import functional as F
+
+    rng = np.random.default_rng(9)
+
+    def arrays(shift):
+        sizes = (*range(1, 10), 1027, 3000)
+        return [to_device(rng.random(size + shift, np.float32), "cuda")[shift:] for size in sizes]
+
+    for shift in (0, 1):
+        for count in (1, 2, 5, 11):
+            parameters, grads, first, second = (arrays(shift)[:count] for _ in range(4))
+            for decay in (0.0, 0.1):
+                F.sgd_update(parameters, grads, lr=0.1, weight_decay=decay)
+                for nesterov, start in itertools.product((False, True), (False, True)):
+                    F.sgd_update(parameters, grads, first, lr=0.1, momentum=0.9, weight_decay=decay, nesterov=nesterov,
+                                 first=start)  # fmt: skip
+                for decoupled in (False, True):
+                    F.adam_update(parameters, grads, first, second, lr=0.1, weight_decay=decay, decoupled=decoupled,
+                                  step=2)  # fmt: skip
+            F.clip_update(grads, 0.1)
+            F.clip_update(grads, 1e6)
+    many = to_device(rng.random(2500), "cuda")
+    for count in (900, 1100, 2500):
+        launch.launch(update._norm, np.dtype(np.float64), 1, many, count, to_device(np.zeros(2), "cuda"), 0.1)
+        launch.launch(update._total, np.dtype(np.float64), 1, many, count, to_device(np.zeros(2), "cuda"))
+
+
+def of_mistakes(keeper):
+    """Values that set the error word, and what comes while it is set."""
+    from numbaconv import functional as F
+
+    x = to_device(np.ones((2, 3, 4, 4), np.float32), "cuda")
+    for places in (np.full((2, 3, 2, 2), 16), np.full((2, 3, 2, 2), -2)):
+        F.max_pool2d_backward(x[:, :, :2, :2], to_device(places, "cuda"), x.shape, 2)
+    for labels in ([0, 1, 3, 2, 0], [0, -1, 1, 2, 0]):
+        for logits in (np.zeros((5, 3), np.float32), np.zeros((1, 3, 5), np.float32)):
+            held = to_device(np.reshape(labels, (5,) if logits.ndim == 2 else (1, 5)), "cuda")
+            F.cross_entropy_backward(to_device(logits, "cuda"), held)
+    for number in (np.nan, np.inf, -np.inf):
+        ahead.require_finite(to_device(np.array([number]), "cuda"), ValueError)
+    parameters, grads, first, second = ([to_device(np.ones(7, np.float32), "cuda")] for _ in range(4))
+    F.sgd_update(parameters, grads, lr=0.1)
+    F.sgd_update(parameters, grads, first, lr=0.1, momentum=0.9)
+    F.adam_update(parameters, grads, first, second, lr=0.1, step=1)
+    with pytest.raises(ArgumentError):
+        cuda.synchronize()
+
+
+def channels_last(x):
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
 def of_convolutions(keeper):
     import test_cuda_conv as conv
 
@@ -109,7 +240,7 @@ def of_convolutions(keeper):
         ((1, 3, 12, 11), (66, 3, 3, 3), {}),
     ]
     for tile, problems in ((SMALL, vectors), (LARGE, vectors), (MEDIUM, vectors), (MEDIUM, scalars)):
-        for splits in (1, 2):
+        for splits in (1, 2, 9):
             with conv.tiling(tile, splits):
                 for number, problem in enumerate(problems):
                     check(conv, problem, number)
@@ -176,7 +307,16 @@ def of_training(keeper):
         train.fit(model, x, y, epochs=1, batch_size=5, optimizer=make(model.parameters()), device="cuda", clip_norm=0.5)
 
 
-SOURCES = (of_whole_vectors, of_operations, of_training, of_convolutions, of_tensor_cores)
+SOURCES = (
+    of_whole_vectors,
+    of_operations,
+    of_long_loops,
+    of_small_images,
+    of_updates,
+    of_training,
+    of_convolutions,
+    of_tensor_cores,
+)
 
 
 @functools.cache
@@ -221,7 +361,7 @@ scores: list[Score] = []
 @pytest.mark.full
 @pytest.mark.parametrize("module", modules())
 def test_mutants_are_caught_or_explained(module):
-    mine = [mutated(name, KINDS) for name in kernels_of(module)]
+    mine = [mutated(name, KINDS if module in WHOLE else ("barrier", "wait")) for name in kernels_of(module)]
     scores.extend(mine)
     print(f"\n{table(mine)}")
     survivors = [f"{s.name}:{r.mutant.key}  ({r.mutant.instruction})" for s in mine for r in s.survived]

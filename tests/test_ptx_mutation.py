@@ -94,6 +94,56 @@ def test_a_list_of_harmless_mutants_that_is_out_of_date():
     assert [r.mutant.key for r in score.survived] == ["barrier 2 of 2"]
 
 
+# y = x for the threads up to 63: the first comparison decides on nothing but the way, the second is always true, the
+# third is not reached.
+WAYS = """
+    mad.wide.u32 %a0, %t, 4, %x;
+    mad.wide.u32 %a1, %t, 4, %y;
+    setp.lt.u32 %p0, %t, 8;
+    setp.lt.u32 %p1, %t, 1000;
+    @!%p1 bra END;
+    @%p0 bra SMALL;
+    ld.global.f32 %f0, [%a0];
+    st.global.f32 [%a1], %f0;
+    bra END;
+SMALL:
+    ld.global.f32 %f1, [%a0];
+    st.global.f32 [%a1], %f1;
+    bra END;
+    setp.ge.u32 %p2, %t, 50;
+    @%p2 bra END;
+    st.global.f32 [%a1], %f1;
+END:
+"""
+
+
+def test_what_was_decided_otherwise_is_told_from_what_was_not():
+    text, outcomes = text_of(WAYS), {}
+    x = np.arange(64, dtype=np.float32)
+
+    def check(kernel):
+        y = poisoned(64, np.float32)
+        kernel.run(1, 64, x, y)
+        np.testing.assert_array_equal(y, x)
+
+    check(Kernel(text, outcomes=outcomes))
+    assert sorted(sorted(count.items()) for count in outcomes.values()) == [
+        [(False, 0), (True, 64)],
+        [(False, 56), (True, 8)],
+    ]
+    any_kernel = {re.compile(r"\w+:%tid\.x .* = (?:true|false)"): "they are all alike"}
+    for harmless, verdict in (({}, "survived"), (any_kernel, "harmless")):
+        score = examine("ways", text, lambda mutant: check(Kernel(mutant)), harmless, outcomes=outcomes)
+        assert {r.mutant.key: r.verdict for r in score.results} == {
+            "%tid.x lt.u32 8 = true": "same",
+            "%tid.x lt.u32 8 = false": "same",
+            "%tid.x lt.u32 1000 = true": verdict,
+            "%tid.x lt.u32 1000 = false": "caught",
+            "%tid.x ge.u32 50 = true": "survived",  # whatever is so of any kernel: nothing was seen of this one
+            "%tid.x ge.u32 50 = false": "survived",
+        }
+
+
 def test_the_test_must_pass_without_mutation():
     text = text_of(REVERSE)
     broken = text.replace("bar.sync 0;", "", 1)

@@ -85,12 +85,12 @@ def noting(decoder: Decoder, instruction: Instruction, step: Step, outcomes: Out
     type_name = instruction.parts[-1]
     compare = comparison(instruction.parts[1], type_name)
     a, b = (decoder.source(operand, type_name) for operand in instruction.operands[1:3])
-    count = outcomes.setdefault(instruction.line, Counter())
 
     def counted(slots, lanes):
         index = lanes.index
-        true, all_of_them = int(np.sum(compare(slots[a][index], slots[b][index]))), index.size
-        count.update({True: true, False: all_of_them - true})
+        true = int(np.sum(compare(slots[a][index], slots[b][index])))
+        count = outcomes.setdefault(instruction.line, Counter())
+        count.update({True: true, False: index.size - true})
         step(slots, lanes)
 
     return counted

@@ -18,11 +18,12 @@ mutant that nothing noticed though it decided otherwise than the original is tol
 test. The first has the verdict "same"; the second must be listed, or survives.
 
 A mutant's key names what a comparison is computed from, not registers or lines, so that a list of harmless ones stays
-valid when the compiler numbers them otherwise. The list's keys are patterns (fnmatch) of ``kernel:key``.
+valid when the compiler numbers them otherwise. The list's keys are patterns of ``kernel:key``.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -132,7 +133,7 @@ def examine(
     name: str,
     text: str,
     check: Callable[[str], None],
-    harmless: Mapping[str, str] | None = None,
+    harmless: Mapping[str | re.Pattern[str], str] | None = None,
     kinds: Collection[str] = KINDS,
     outcomes: Outcomes | None = None,
 ) -> Score:
@@ -142,12 +143,13 @@ def examine(
         name: of the kernel.
         text: its PTX.
         check: runs the test on a text; raises if it notices anything. It must pass on `text` itself.
-        harmless: pattern of ``kernel:key`` -> why nothing can notice.
+        harmless: pattern of ``kernel:key`` -> why nothing can notice. A string (fnmatch) says it of one mutant or some;
+            a regular expression says what is so of any kernel, and counts for comparisons that the test reached.
         kinds: of the mutants to run.
         outcomes: line of `text` -> how often its comparison was true and false in the test.
     """
     check(text)
-    patterns = {p: why for p, why in (harmless or {}).items() if fnmatchcase(name, p.partition(":")[0])}
+    patterns = {p: why for p, why in (harmless or {}).items() if _may_concern(p, name)}
     used, results = set(), []
     for mutant in mutants(text):
         if mutant.kind not in kinds:
@@ -163,10 +165,22 @@ def examine(
             if against:
                 results.append(Result(mutant, "same", f"the same results, decided otherwise {against} times"))
                 continue
-            pattern = next((p for p in patterns if fnmatchcase(f"{name}:{mutant.key}", p)), None)
+            reached = mutant.kind != "bounds" or outcomes is None or mutant.line in outcomes
+            pattern = next((p for p in patterns if _matches(p, f"{name}:{mutant.key}", reached)), None)
             used.add(pattern)
             results.append(Result(mutant, "harmless" if pattern else "survived", patterns.get(pattern, "")))
-    return Score(name, results, [pattern for pattern in patterns if pattern not in used])
+    unused = [pattern for pattern in patterns if isinstance(pattern, str) and pattern not in used]
+    return Score(name, results, unused)
+
+
+def _may_concern(pattern: str | re.Pattern[str], name: str) -> bool:
+    return not isinstance(pattern, str) or fnmatchcase(name, pattern.partition(":")[0])
+
+
+def _matches(pattern: str | re.Pattern[str], key: str, reached: bool) -> bool:
+    if isinstance(pattern, str):
+        return fnmatchcase(key, pattern)
+    return reached and pattern.fullmatch(key) is not None
 
 
 def on_runtime(

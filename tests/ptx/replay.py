@@ -9,19 +9,27 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .kernel import Kernel
+from .logic import Outcomes
 from .memory import FREED, DeviceMemory
 from .runtime import InterpreterRuntime
 
-MOST_LAUNCHES = 12  # kept of a kernel: the quickest of those that differ in size
+MOST_LAUNCHES = 12  # kept of a kernel, and any that takes a branch that none of these does
 
 
 class Kept(NamedTuple):
-    """A launch. `after`: (bytes, flags) of each allocation; `segments`: the pieces of code it executed."""
+    """A launch.
+
+    Attributes:
+        after: (bytes, flags) of each allocation.
+        segments: how many pieces of code it executed.
+        outcomes: (line, True or False) of all that its comparisons found.
+    """
 
     kernel: Any
     grid: tuple[int, int, int]
@@ -31,6 +39,7 @@ class Kept(NamedTuple):
     after: list[tuple[np.ndarray, np.ndarray]]
     segments: int
     seconds: float
+    outcomes: frozenset[tuple[int, bool]]
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -63,33 +72,50 @@ def contents(memory: DeviceMemory) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 class Keeper(InterpreterRuntime):
-    """An `InterpreterRuntime` that keeps launches of the kernels in `wanted` (None: of all).
+    """An `InterpreterRuntime` that keeps launches.
 
     Attributes:
         kept: kernel name -> launches, the quickest first.
     """
 
-    def __init__(self, compute_capability: tuple[int, int], wanted: set[str] | None = None, **options: Any) -> None:
+    def __init__(self, compute_capability: tuple[int, int], **options: Any) -> None:
         super().__init__(compute_capability, **options)
-        self.wanted, self.kept = wanted, dict[str, list[Kept]]()
+        self.kept = dict[str, list[Kept]]()
+        self._noting: dict[str, tuple[Kernel, Outcomes]] = {}
+
+    def kernel_of(self, text: str) -> Kernel:
+        """One that notes what its comparisons find."""
+        if text not in self._noting:
+            outcomes: Outcomes = {}
+            self._noting[text] = Kernel(text, outcomes=outcomes), outcomes
+        return self._noting[text][0]
 
     def launch(self, device: int, kernel: Any, grid: tuple[int, int, int], shared: int, stream: int, args: Any) -> None:
-        """Keeps it if it differs from those there are, and if it is not slower than all of a full list."""
-        if stream in self._captured or (self.wanted is not None and kernel.name not in self.wanted):
+        """Keeps it if it differs from those there are."""
+        if stream in self._captured:
             super().launch(device, kernel, grid, shared, stream, args)
             return
+        self.kernel_of(kernel.ptx(self.capability))
+        outcomes = self._noting[kernel.ptx(self.capability)][1]
+        outcomes.clear()
         before = copy.deepcopy(self.memory)
         start = time.perf_counter()
         super().launch(device, kernel, grid, shared, stream, args)
         seconds = time.perf_counter() - start
+        found = frozenset((line, value) for line, count in outcomes.items() for value in count if count[value])
         after, segments = contents(self.memory), self.segments[kernel.name]
-        keep(self.kept, Kept(kernel, grid, shared, tuple(args), before, after, segments, seconds))
+        keep(self.kept, Kept(kernel, grid, shared, tuple(args), before, after, segments, seconds, found))
 
 
 def keep(kept: dict[str, list[Kept]], launch: Kept) -> None:
-    """Adds a launch to those of its kernel, in order of their time."""
+    """Adds a launch to those of its kernel, in order of their time; the slowest that shows nothing new goes."""
     launches = kept.setdefault(launch.kernel.name, [])
-    if all(launch.shape != other.shape for other in launches):
-        launches.append(launch)
-        launches.sort(key=lambda one: one.seconds)
-        del launches[MOST_LAUNCHES:]
+    if any(launch.shape == other.shape and launch.outcomes <= other.outcomes for other in launches):
+        return
+    launches.append(launch)
+    launches.sort(key=lambda one: one.seconds)
+    if len(launches) > MOST_LAUNCHES:
+        shown = Counter(outcome for one in launches for outcome in one.outcomes)
+        spare = [one for one in launches if all(shown[outcome] > 1 for outcome in one.outcomes)]
+        if spare:
+            del launches[next(k for k, one in enumerate(launches) if one is spare[-1])]

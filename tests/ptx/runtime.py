@@ -132,12 +132,16 @@ class InterpreterRuntime:
         self.launches[kernel.name] += 1
 
         def run():
-            segments = decoded(text).launch(
+            segments = self.kernel_of(text).launch(
                 self.memory, grid, (kernel.threads,), args, shared, self.check, self.statistics, self.max_segments
             )
             self.segments[kernel.name] = max(segments, self.segments[kernel.name])
 
         self._queue(stream, run)
+
+    def kernel_of(self, text: str) -> Kernel:
+        """What runs a text."""
+        return decoded(text)
 
     # --- streams, events, graphs ------------------------------------------------------------------------------------
 

@@ -125,7 +125,8 @@ def _sum_weights(parts: "T*", out: "T*", count: "i32", columns: "i32", channels:
     lane, warp = int32(thread & 31), int32(thread >> 5)
     first, column = int32(cuda.blockIdx.x * 64), int32(cuda.blockIdx.y * 32 + lane)
     terms = int32(channels * taps)
-    for line in range(warp, 64, 8):
+    for turn in range(8):
+        line = int32(warp + 8 * turn)
         place = int32(first + line)
         if place < terms and column < columns:
             channel = quotient(place, taps)
@@ -135,7 +136,8 @@ def _sum_weights(parts: "T*", out: "T*", count: "i32", columns: "i32", channels:
                 total += parts[int32(start + k * terms * columns)]
             tile[int32(line * 33 + lane)] = total
     cuda.syncthreads()
-    for line in range(warp, 64, 8):
+    for turn in range(8):
+        line = int32(warp + 8 * turn)
         column, place = int32(cuda.blockIdx.y * 32 + (line >> 1)), int32(first + (line & 1) * 32 + lane)
         if place < terms and column < columns:
             out[int32(column * terms + place)] = tile[int32(((line & 1) * 32 + lane) * 33 + (line >> 1))]
