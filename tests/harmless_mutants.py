@@ -23,12 +23,23 @@ HARMLESS: dict[str | re.Pattern[str], str] = {
         "a size or a count that is never 0: nothing is launched for nothing"
     ),
     re.compile(
-        r"[\w.]+:(?:sub\(param\d+,.*\) gt\.s\d+ 0|selp\(add\(shr\(sub\(param\d+,.*\),0\)\) ne\.s\d+ 0) = true(?: #\d+)?"
+        r"[\w.]+:(?:sub\((?:param\d+|min\(.*\)),.*\) gt\.s\d+ 0|selp\(add\(shr\(sub\(param\d+,.*\),0\)\) ne\.s\d+ 0)"
+        r" = true(?: #\d+)?"
     ): "the length of a range in steps of 32 or 256, where it was decided before that it is not empty",
     re.compile(r"[\w.]+:%tid\.x lt\.s32 (?:0|-\d+) = false(?: #\d+)?"): "a thread's number is not negative",
     re.compile(r"[\w.]+:(?:shl|mul)\((?:%ntid\.x,)?%nctaid\.x(?:,\d+)?\) eq\.s32 0 = false"): "a grid has blocks",
     "elementwise.*:add(shl(*,2),4) gt.s64 param? = true": "a whole vector one element at a time: the same results",
     "elementwise.weighted:add(shl(*,2),3) ge.s64 param? = true": "its array is a new one: no whole vector is left over",
+    "conv2d.column_sums._column_sums:sub(%tid.x,and(*)) lt.s64 0 = false": (
+        "what is left of a thread's number after whole warps: numba's rounding of negative ones"
+    ),
+    "conv2d.tensor_pack._sum_weights:mad(*) lt.s32 0 = false*": "a place in the tile is not negative",
+    "max_pool.maximum*:mad(*) lt.s32 0 = false*": (
+        "padding is at most half of the window: in a window of up to eight rows none but the first four lies above"
+    ),
+    "loss._squared_error:*ge.s64 param2 = false*": "in no round but the last does a thread go beyond the end",
+    "update._*:changing ge.s64 min(loaded,*) = false*": "the loop is over where the first of four is not there",
+    "update._*:add(changing,3) ge.s64 min(loaded,*) = true*": "where vectors fit, at most three elements are left over",
     "dropout._dropout_channels_last:sub(shl(*,2),*) lt.s64 -3 = false": (
         "a thread's four elements would begin four or more before its own row: they begin at most three before it"
     ),

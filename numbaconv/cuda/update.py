@@ -79,8 +79,9 @@ def _sgd(table: "i64*", blocks: "i32", errors: "i64*", lr: "T", decay: "T"):
                 vectors = load_vector(parameter, i), load_vector(grad, i), lr, decay
                 store_vector(parameter, i, map_vector(_sgd_step, vectors))
             else:
-                for j in range(i, min(i + VECTOR, end)):
-                    parameter[j] = _sgd_step(parameter[j], grad[j], lr, decay)
+                for j in range(i, i + VECTOR):  # of constant length: unrolled
+                    if j < end:
+                        parameter[j] = _sgd_step(parameter[j], grad[j], lr, decay)
 
 
 @inline
@@ -124,10 +125,11 @@ def _momentum(
                 store_vector(velocity, i, speed)
                 store_vector(parameter, i, map_vector(_momentum_step, (p, g, speed, lr, momentum, decay, nesterov)))
             else:
-                for j in range(i, min(i + VECTOR, end)):
-                    speed_j = _speed(parameter[j], grad[j], velocity[j], momentum, gain, decay, first)
-                    velocity[j] = speed_j
-                    parameter[j] = _momentum_step(parameter[j], grad[j], speed_j, lr, momentum, decay, nesterov)
+                for j in range(i, i + VECTOR):  # of constant length: unrolled
+                    if j < end:
+                        speed_j = _speed(parameter[j], grad[j], velocity[j], momentum, gain, decay, first)
+                        velocity[j] = speed_j
+                        parameter[j] = _momentum_step(parameter[j], grad[j], speed_j, lr, momentum, decay, nesterov)
 
 
 # --- Adam -------------------------------------------------------------------------------------------------
@@ -191,12 +193,13 @@ def _adam(
                 store_vector(square, i, spread)
                 store_vector(parameter, i, map_vector(_adam_step, (p, average, spread, rate, root, eps, keep)))
             else:
-                for j in range(i, min(i + VECTOR, end)):
-                    m = _average(parameter[j], grad[j], mean[j], share1, decay)
-                    s = _spread(parameter[j], grad[j], square[j], beta2, share2, decay)
-                    mean[j] = m
-                    square[j] = s
-                    parameter[j] = _adam_step(parameter[j], m, s, rate, root, eps, keep)
+                for j in range(i, i + VECTOR):  # of constant length: unrolled
+                    if j < end:
+                        m = _average(parameter[j], grad[j], mean[j], share1, decay)
+                        s = _spread(parameter[j], grad[j], square[j], beta2, share2, decay)
+                        mean[j] = m
+                        square[j] = s
+                        parameter[j] = _adam_step(parameter[j], m, s, rate, root, eps, keep)
 
 
 # --- gradients --------------------------------------------------------------------------------------------
