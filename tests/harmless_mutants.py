@@ -39,6 +39,7 @@ HARMLESS: dict[str | re.Pattern[str], str] = {
     ),
     "loss._squared_error:*ge.s64 param2 = false*": "in no round but the last does a thread go beyond the end",
     "update._*:changing ge.s64 min(loaded,*) = false*": "the loop is over where the first of four is not there",
+    "update._adam:sub(min(add(changing,4),*),changing) lt.s64 1 = false*": "the same, of the four that it counts",
     "update._*:add(changing,3) ge.s64 min(loaded,*) = true*": "where vectors fit, at most three elements are left over",
     "dropout._dropout_channels_last:sub(shl(*,2),*) lt.s64 -3 = false": (
         "a thread's four elements would begin four or more before its own row: they begin at most three before it"

@@ -27,6 +27,7 @@ from ptx.runtime import decoded
 
 from numbaconv import cuda, optim, to_device, train
 from numbaconv.cuda import ahead, launch, loss, update
+from numbaconv.cuda.conv2d import tensor_pack
 from numbaconv.cuda.runtime import simulated
 from numbaconv.shapes import conv2d_problem
 
@@ -212,9 +213,10 @@ def of_few_blocks(keeper):
             F.mse_loss(x, x)
             for shape in ((number, 2), (1, 2, number)):
                 logits = to_device(rng.standard_normal(shape, np.float32), "cuda")
-                labels = to_device(np.arange(number).reshape(shape[0], *shape[2:]) % 2, "cuda")
-                F.cross_entropy(logits, labels)
-                F.cross_entropy_backward(logits, labels)
+                for kind in (np.int8, np.int16, np.int32, np.int64):
+                    labels = to_device((np.arange(number) % 2).astype(kind).reshape(shape[0], *shape[2:]), "cuda")
+                    F.cross_entropy(logits, labels)
+                    F.cross_entropy_backward(logits, labels)
     for kind in (np.int8, np.int16, np.int32, np.uint8):
         for shape in ((5, 3), (1, 3, 5)):
             logits = to_device(rng.standard_normal(shape, np.float32), "cuda")
@@ -326,6 +328,16 @@ def of_tensor_cores(keeper):
             cores.backward_weight(problem, grad, x)
 
 
+def of_sums(keeper):
+    """Parts of a split sum: each number of them up to nine, of sizes that do and do not fill tiles."""
+    rng = np.random.default_rng(11)
+    for count in range(1, 10):
+        for shape in ((64, 8, 3, 3), (36, 4, 2, 3), (28, 16, 2, 2)):
+            columns, channels, r, s = shape
+            parts = to_device(rng.standard_normal((count, r, s, channels, columns), np.float32), "cuda")
+            tensor_pack.sum_weights(parts, to_device(np.zeros(shape, np.float32), "cuda"))
+
+
 def of_training(keeper):
     import test_cuda_fit as fitting
 
@@ -350,6 +362,7 @@ SOURCES = (
     of_updates,
     of_mistakes,
     of_few_blocks,
+    of_sums,
     of_training,
     of_convolutions,
     of_tensor_cores,

@@ -193,13 +193,12 @@ def _adam(
                 store_vector(square, i, spread)
                 store_vector(parameter, i, map_vector(_adam_step, (p, average, spread, rate, root, eps, keep)))
             else:
-                for j in range(i, i + VECTOR):  # of constant length: unrolled
-                    if j < end:
-                        m = _average(parameter[j], grad[j], mean[j], share1, decay)
-                        s = _spread(parameter[j], grad[j], square[j], beta2, share2, decay)
-                        mean[j] = m
-                        square[j] = s
-                        parameter[j] = _adam_step(parameter[j], m, s, rate, root, eps, keep)
+                for j in range(i, min(i + VECTOR, end)):  # (unrolled, as above, it takes 10 registers more)
+                    m = _average(parameter[j], grad[j], mean[j], share1, decay)
+                    s = _spread(parameter[j], grad[j], square[j], beta2, share2, decay)
+                    mean[j] = m
+                    square[j] = s
+                    parameter[j] = _adam_step(parameter[j], m, s, rate, root, eps, keep)
 
 
 # --- gradients --------------------------------------------------------------------------------------------
