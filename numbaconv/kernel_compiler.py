@@ -9,6 +9,7 @@ What numba does for any function, and is left out here:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from numba.core.codegen import JITCodeLibrary
@@ -37,9 +38,26 @@ class _KernelLibrary(JITCodeLibrary):
         passes, options = self._codegen._module_pass_manager()
         passes.run(self._final_module, options)
 
+    def _finalize_specific(self) -> None:
+        super()._finalize_specific()
+        codegen: Any = self._codegen
+        names = {variable.name for variable in self._final_module.global_variables}
+        for name, environment in self.environments():
+            if name in names:
+                codegen.set_env(name, environment)
+
+    def environments(self) -> Iterator[tuple[str, Any]]:
+        """(name, what numba keeps there for code that calls Python, as print does) of each helper in it."""
+        for library in self._linking_libraries:
+            if isinstance(library, _HelperLibrary):
+                yield library.environment
+                yield from library.environments()
+
 
 class _HelperLibrary(_KernelLibrary):
     """A helper's code as it comes: a kernel's library optimises its copy and makes machine code of it."""
+
+    environment: tuple[str, Any]
 
     def _optimize_final_module(self) -> None:
         pass
@@ -57,7 +75,8 @@ class _HelperLibrary(_KernelLibrary):
         return self  # numba asks it for `set_env` alone
 
     def set_env(self, env_name: str, env: Any) -> None:
-        """Does nothing: what numba would put into the machine code is read by code that calls Python."""
+        """Keeps what numba would put into the machine code, for that of kernels."""
+        self.environment = env_name, env
 
 
 class KernelCompiler(CompilerBase):

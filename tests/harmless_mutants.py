@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import re
 
-# A comparison with no number of the problem in it: neither a parameter, nor a thread's number, nor anything loaded.
-_COUNT = (
-    r"(?!.*(?:param|%|loaded)).* (?:gt\.[su]\d+ 0|lt\.[su]\d+ [13]|ne\.[su]\d+ 0|eq\.[su]\d+ [0123]) = (?:true|false)"
-)
+# Of comparisons of a register that counts down, as the count of a range does (Dataflow.counts_down), and of how many of
+# a loop's turns are left over when four are one; with no parameter, thread's number or loaded value in sight.
+_COUNT = r"(?!.*(?:param|%|loaded|changing)).*counting.* (?:gt\.[su]\d+ 0|ne\.[su]\d+ 0|lt\.[su]\d+ 1) = (?:true|false)"
+_LEFT_OVER = r"(?!.*(?:param|%|loaded)).* (?:lt\.u\d+ 3|eq\.[su]\d+ [0123]) = (?:true|false)"
 
-# Regular expressions say what is so of any kernel, and explain only comparisons that a launch reached.
+# Regular expressions say what is so of any kernel they name, and explain only comparisons that a launch reached.
 HARMLESS: dict[str | re.Pattern[str], str] = {
-    re.compile(r"[\w.]+:" + _COUNT + r"(?: #\d+)?"): (
+    re.compile(rf"[\w.]+:(?:{_COUNT}|{_LEFT_OVER})(?: #\d+)?"): (
         "how often a loop goes on that was unrolled by four: numba counts a range down and looks at the count in every "
         "turn, where the test before the four turns has decided already"
     ),
-    re.compile(r"[\w.]+:param\d+ (?:gt\.s32 0 = true|lt\.s32 1 = false|eq\.s32 0 = false)(?: #\d+)?"): (
-        "a size or a count that is never 0: nothing is launched for nothing"
-    ),
     re.compile(
-        r"[\w.]+:(?:sub\((?:param\d+|min\(.*\)),.*\) gt\.s\d+ 0|selp\(add\(shr\(sub\(param\d+,.*\),0\)\) ne\.s\d+ 0)"
-        r" = true(?: #\d+)?"
-    ): "the length of a range in steps of 32 or 256, where it was decided before that it is not empty",
+        r"(?:max_pool\.\w+|conv2d\.splits\.add_splits|loss\.\w+):"
+        r"param\d+ (?:gt\.s32 0 = true|lt\.s32 1 = false)(?: #\d+)?"
+    ): "windows, parts and classes are never none",
+    re.compile(
+        r"(?:update\._norm|update\._total|softmax\.softmax_rows|max_pool\.maximum_backward\w*):"
+        r"(?:sub\((?:param\d+|min\(.*\)),.*\) gt\.s\d+ 0|"
+        r"selp\(add\(shr\(sub\(param\d+,.*\),0\)\) ne\.s\d+ 0) = true(?: #\d+)?"
+    ): "the length of a range, where it was decided before that it is not empty",
     re.compile(r"[\w.]+:%tid\.x lt\.s32 (?:0|-\d+) = false(?: #\d+)?"): "a thread's number is not negative",
     re.compile(r"[\w.]+:(?:shl|mul)\((?:%ntid\.x,)?%nctaid\.x(?:,\d+)?\) eq\.s32 0 = false"): "a grid has blocks",
     "elementwise.*:add(shl(*,2),4) gt.s64 param? = true": "a whole vector one element at a time: the same results",

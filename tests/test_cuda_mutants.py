@@ -399,8 +399,7 @@ def mutated(name, kinds) -> Score:
 
     def check(text):
         kernel = decoded(text)
-        for one in kept:
-            one.run(kernel)
+        return [one.run(kernel) for one in kept]
 
     return examine(name, text, check, HARMLESS, kinds, outcomes)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import NamedTuple
 
 import numba
@@ -104,5 +107,48 @@ def test_local_arrays_that_find_no_memory():
         for _ in range(first, end):
             local_array(size)[0] = 0
 
-    with pytest.raises(MemoryError):
-        launch(greedy, 1, 0.0, 1 << 58)
+    for size in (1 << 58, (1 << 61) + 1, -1, -20, -(1 << 63)):  # times 8 bytes: some of them wrap around
+        with pytest.raises(MemoryError):
+            launch(greedy, 1, 0.0, size)
+
+
+def test_sizes_are_integers():
+    with pytest.raises(TypeError):
+        sizes_of((1.5, 2))
+
+
+PRINTS = """
+import numpy as np
+from numbaconv.jit import helper, kernel
+from numbaconv.parallel import launch, on_threads
+
+@helper
+def inner(n):
+    print("inner", n)
+
+@helper
+def outer(n):
+    print("outer", n)
+    inner(n + 1)
+
+@kernel
+def speaking(first, end, x):
+    if on_threads():
+        return
+    for task in range(first, end):
+        outer(task)
+
+for _ in range(2):
+    launch(speaking, 2, 0.0, np.zeros(1))
+"""
+
+
+def test_helpers_may_print(tmp_path):
+    """As one does while looking for a mistake. It needs what numba keeps for code that calls Python."""
+    (tmp_path / "program.py").write_text(PRINTS)
+    for _ in ("compiled", "from the cache"):
+        done = subprocess.run(
+            [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+        )  # fmt: skip
+        assert done.stdout.split("\n")[:-1] == ["outer 0", "inner 1", "outer 1", "inner 2"] * 2, done.stderr

@@ -14,6 +14,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
 _CACHE_LINE = 64  # bytes
+_MOST_BYTES = 1 << 60
 
 
 def _local_array(zeroed: bool) -> Any:
@@ -24,7 +25,11 @@ def _local_array(zeroed: bool) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             element = context.get_data_type(array.dtype)
             itemsize = context.get_abi_sizeof(element)
-            size = builder.mul(args[0], ir.Constant(args[0].type, itemsize))
+            # What is no size, negative ones included, becomes one that no memory has.
+            most = ir.Constant(args[0].type, _MOST_BYTES // itemsize)
+            possible = builder.icmp_unsigned("<=", args[0], most)
+            elements = builder.select(possible, args[0], most)
+            size = builder.mul(elements, ir.Constant(args[0].type, itemsize))
             memory = context.nrt.meminfo_alloc_aligned(builder, size, _CACHE_LINE)
             data = builder.bitcast(context.nrt.meminfo_data(builder, memory), element.as_pointer())
             if zeroed:

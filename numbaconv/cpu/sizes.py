@@ -7,6 +7,7 @@ be compiled; an array is one pointer.
 from __future__ import annotations
 
 import functools
+import operator
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,12 @@ from numba.extending import intrinsic
 
 @functools.lru_cache(maxsize=8192)
 def sizes_of(values: tuple[int, ...]) -> np.ndarray:
-    """The array that a kernel unpacks; nobody writes it."""
-    return np.array(values, np.int64)
+    """The array that a kernel unpacks. Nobody writes it, though it can be written: numba is slower at read-only ones.
+
+    Raises:
+        TypeError: one of them is not an integer.
+    """
+    return np.array([operator.index(value) for value in values], np.int64)
 
 
 @intrinsic

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from .control import ends_segment
-from .syntax import Address, Function, Instruction, Literal, Negated, Pair, Register, Symbol, Vector
+from .syntax import Address, Function, Instruction, Literal, Negated, Pair, Register, Symbol, Vector, integer
 
 ACCESSES = ("ld", "ldu", "st", "atom", "red", "cp", "ldmatrix")
 LOGIC = ("and", "or", "xor", "not", "mov", "selp")
@@ -226,9 +226,61 @@ class Dataflow:
                 if not definitions:
                     return name
                 if len(definitions) > 1:
-                    return "changing"
+                    return "counting" if self.counts_down(name) else "changing"
                 return self.describe_definition(definitions[0], depth)
         return str(operand)
+
+    def counts_down(self, name: str) -> bool:
+        """Whether a register comes from itself by additions of negative numbers, as the count of a range does."""
+        down = False
+        for definition in self._cycle(name):
+            head, sources = definition.parts[0], definition.operands[1:]
+            if head == "selp":
+                continue
+            steps = [step for source in sources if (step := self._step(source)) is not None]
+            if head != "add" or not steps or max(steps) > 0:
+                return False
+            down = True
+        return down
+
+    def _step(self, operand) -> int | None:
+        """A literal, or the greater of two that a selp chooses from."""
+        if isinstance(operand, Literal):
+            return integer(operand.text)
+        definitions = self.definitions.get(operand.name, []) if isinstance(operand, Register) else []
+        if len(definitions) == 1 and definitions[0].parts[0] == "selp":
+            chosen = definitions[0].operands[1:3]
+            if all(isinstance(source, Literal) for source in chosen):
+                return max(integer(source.text) for source in chosen)
+        return None
+
+    def _cycle(self, name: str) -> list[Instruction]:
+        """The definitions, other than copies, by which a register comes from itself."""
+        from_itself: list[Instruction] = []
+        reaches: dict[str, bool] = {}
+
+        def leads_back(register: str) -> bool:
+            if register == name:
+                return True
+            if register not in reaches:
+                reaches[register] = False
+                through_any = [through(definition) for definition in self.definitions.get(register, [])]  # all of them
+                reaches[register] = any(through_any)
+            return reaches[register]
+
+        def through(definition: Instruction) -> bool:
+            if definition.parts[0].startswith("ld"):
+                return False
+            operands = definition.operands[1:3] if definition.parts[0] == "selp" else definition.operands[1:]
+            ways = [leads_back(source) for operand in operands for source in registers_in(operand)]
+            back = any(ways)
+            if back and definition.parts[0] not in ("mov", "cvt"):
+                from_itself.append(definition)
+            return back
+
+        for definition in self.definitions[name]:
+            through(definition)
+        return from_itself
 
     def describe_definition(self, definition: Instruction, depth: int) -> str:
         """The value an instruction computes."""

@@ -134,13 +134,20 @@ class Kernel:
         check: bool = True,
         statistics: Statistics | None = None,
         max_segments: int = MAX_SEGMENTS,
+        executed: Counter[int] | None = None,
     ) -> int:
         """Executes all blocks. `args`: a number for each parameter, addresses included.
+
+        To `executed` is added how many threads entered each segment, by its start.
 
         Returns:
             How many segments were executed, by however many threads.
         """
-        return Launch(self, memory, grid, block, args, dynamic_shared, check, statistics, max_segments).run()
+        launch = Launch(self, memory, grid, block, args, dynamic_shared, check, statistics, max_segments)
+        segments = launch.run()
+        if executed is not None:
+            executed.update(launch.executed)
+        return segments
 
     def run(self, grid, block, *args, **options) -> None:
         """Executes on arrays: each is an allocation of its own, and gets what is there at the end.

@@ -81,16 +81,21 @@ def set_predicate(decoder: Decoder, instruction: Instruction) -> Step:
 
 
 def noting(decoder: Decoder, instruction: Instruction, step: Step, outcomes: Outcomes) -> Step:
-    """A setp that also counts how often its comparison, whatever it is combined with, was true and false."""
+    """A setp that also counts how often its comparison was true and false, where its combination lets that matter."""
     type_name = instruction.parts[-1]
     compare = comparison(instruction.parts[1], type_name)
     a, b = (decoder.source(operand, type_name) for operand in instruction.operands[1:3])
+    masked = next((part for part in ("and", "or") if part in instruction.parts[2:]), None)
+    mask, negated = decoder.predicate(instruction.operands[3]) if masked else (0, False)
 
     def counted(slots, lanes):
         index = lanes.index
-        true = int(np.sum(compare(slots[a][index], slots[b][index])))
+        found = compare(slots[a][index], slots[b][index])
+        if masked:
+            found = found[(slots[mask][index] ^ negated) == (masked == "and")]
+        true = int(np.sum(found))
         count = outcomes.setdefault(instruction.line, Counter())
-        count.update({True: true, False: index.size - true})
+        count.update({True: true, False: found.size - true})
         step(slots, lanes)
 
     return counted

@@ -27,7 +27,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .checks import Violation
 from .dataflow import Dataflow
@@ -132,7 +132,7 @@ def _numbered(found: list[Mutant]) -> list[Mutant]:
 def examine(
     name: str,
     text: str,
-    check: Callable[[str], None],
+    check: Callable[[str], Any],
     harmless: Mapping[str | re.Pattern[str], str] | None = None,
     kinds: Collection[str] = KINDS,
     outcomes: Outcomes | None = None,
@@ -142,27 +142,28 @@ def examine(
     Args:
         name: of the kernel.
         text: its PTX.
-        check: runs the test on a text; raises if it notices anything. It must pass on `text` itself.
+        check: runs the test on a text; raises if it notices anything. It must pass on `text` itself. It may return
+            the way that the execution took: then a mutant is "same" only if it took another.
         harmless: pattern of ``kernel:key`` -> why nothing can notice. A string (fnmatch) says it of one mutant or some;
             a regular expression says what is so of any kernel, and counts for comparisons that the test reached.
         kinds: of the mutants to run.
         outcomes: line of `text` -> how often its comparison was true and false in the test.
     """
-    check(text)
+    way = check(text)
     patterns = {p: why for p, why in (harmless or {}).items() if _may_concern(p, name)}
     used, results = set(), []
     for mutant in mutants(text):
         if mutant.kind not in kinds:
             continue
         try:
-            check(mutant.text)
+            taken = check(mutant.text)
         except Violation as violation:
             results.append(Result(mutant, "caught", violation.kind))
         except Exception as error:  # an assertion of the test, or what the library raises on wrong results
             results.append(Result(mutant, "caught", type(error).__name__))
         else:
             against = (outcomes or {}).get(mutant.line, Counter())[not mutant.forced] if mutant.kind == "bounds" else 0
-            if against:
+            if against and (way is None or taken != way):
                 results.append(Result(mutant, "same", f"the same results, decided otherwise {against} times"))
                 continue
             reached = mutant.kind != "bounds" or outcomes is None or mutant.line in outcomes

@@ -46,8 +46,8 @@ class Kept(NamedTuple):
         """What tells it from others: the grid, and the numbers that are no addresses."""
         return self.grid, tuple(a for a in self.args if not (isinstance(a, int) and a >= 1 << 40))
 
-    def run(self, kernel: Kernel) -> None:
-        """Runs another kernel, or this one, on the same memory.
+    def run(self, kernel: Kernel) -> Counter[int]:
+        """Runs another kernel, or this one, on the same memory; how many threads entered each of its segments.
 
         Raises:
             Violation: the checks found something.
@@ -55,10 +55,12 @@ class Kept(NamedTuple):
         """
         memory = copy.deepcopy(self.before)
         limit = 1000 + 10 * self.segments
-        kernel.launch(memory, self.grid, (self.kernel.threads,), self.args, self.shared, True, None, limit)
+        executed = Counter[int]()
+        kernel.launch(memory, self.grid, (self.kernel.threads,), self.args, self.shared, True, None, limit, executed)
         for (data, written), (right, flags) in zip(contents(memory), self.after, strict=True):
             np.testing.assert_array_equal(written, flags)
             np.testing.assert_array_equal(data, right)
+        return executed
 
 
 def contents(memory: DeviceMemory) -> list[tuple[np.ndarray, np.ndarray]]:
