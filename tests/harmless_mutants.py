@@ -20,7 +20,7 @@ HARMLESS: dict[str | re.Pattern[str], str] = {
         "turn, where the test before the four turns has decided already"
     ),
     re.compile(
-        r"(?:max_pool\.\w+|conv2d\.splits\.add_splits|loss\.\w+):"
+        r"(?:max_pool\.\w+|conv2d\.splits\.add_splits|convert\._to_int32|softmax\.\w+|loss\.\w+):"
         r"param\d+ (?:gt\.s32 0 = true|lt\.s32 1 = false)(?: #\d+)?"
     ): "windows, parts and classes are never none",
     re.compile(
@@ -28,6 +28,13 @@ HARMLESS: dict[str | re.Pattern[str], str] = {
         r"(?:sub\((?:param\d+|min\(.*\)),.*\) gt\.s\d+ 0|"
         r"selp\(add\(shr\(sub\(param\d+,.*\),0\)\) ne\.s\d+ 0) = true(?: #\d+)?"
     ): "the length of a range, where it was decided before that it is not empty",
+    re.compile(
+        r"(?:conv2d\.column_sums\._column_sums|softmax\.softmax\w*|update\._(?:clip|squares)):"
+        r"(?:selp\(add\(shr\(sub\(.*\),0\)\)|and\(sub\(param\d+,changing\),31\)) ne\.s\d+ 0 = true(?: #\d+)?"
+    ): "rounds up a range's length in steps; where it decides otherwise the range is empty, and nobody looks",
+    re.compile(
+        r"update\._adam:sub\(min\(.*\),changing\) gt\.s64 0 = true"
+    ): "the loop is over where none of four is there",
     re.compile(r"[\w.]+:%tid\.x lt\.s32 (?:0|-\d+) = false(?: #\d+)?"): "a thread's number is not negative",
     re.compile(r"[\w.]+:(?:shl|mul)\((?:%ntid\.x,)?%nctaid\.x(?:,\d+)?\) eq\.s32 0 = false"): "a grid has blocks",
     "elementwise.*:add(shl(*,2),4) gt.s64 param? = true": "a whole vector one element at a time: the same results",

@@ -144,6 +144,58 @@ def test_what_was_decided_otherwise_is_told_from_what_was_not():
         }
 
 
+# The second comparison is masked by the first wherever it is false: forcing it changes nothing.
+MASKED = """
+    setp.lt.u32 %p0, %t, 40;
+    setp.lt.and.u32 %p1, %t, 50, %p0;
+    mad.wide.u32 %a1, %t, 4, %y;
+    mov.f32 %f0, 0f3F800000;
+    @%p1 st.global.f32 [%a1], %f0;
+"""
+
+
+def test_a_masked_comparison_decides_nothing():
+    outcomes = {}
+
+    def check(kernel):
+        y = poisoned(64, np.float32)
+        kernel.run(1, 64, np.zeros(1, np.float32), y)
+        np.testing.assert_array_equal(y[:40], np.ones(40, np.float32))
+        np.testing.assert_array_equal(y.view(np.uint32)[40:], poisoned(24, np.float32).view(np.uint32))
+
+    check(Kernel(text_of(MASKED), outcomes=outcomes))
+    assert sorted(sorted(count.items()) for count in outcomes.values()) == [
+        [(False, 0), (True, 40)],
+        [(False, 24), (True, 40)],
+    ]
+
+
+LOOPS = {
+    "mov.u32 %r0, %t; LOOP: add.s32 %r0, %r0, -1;": "counting",
+    "mov.u32 %r0, %t; LOOP: selp.b32 %r1, -1, 0, %p1; add.s32 %r2, %r0, %r1; mov.u32 %r0, %r2;": "counting",
+    "mov.u32 %r0, %t; LOOP: add.s32 %r0, %r0, 1;": "changing",
+    "mov.u32 %r0, %t; LOOP: add.s32 %r0, %r0, %t;": "changing",
+    "mov.u32 %r0, %t; LOOP: mul.lo.s32 %r0, %r0, 2;": "changing",
+    "mov.u32 %r0, %t; @%p1 mov.u32 %r0, 5; LOOP:": "changing",
+}
+
+
+@pytest.mark.parametrize(("loop", "name"), LOOPS.items())
+def test_a_register_that_counts_down(loop, name):
+    body = f"""
+        mad.wide.u32 %a1, %t, 4, %y;
+        setp.lt.u32 %p1, %t, 8;
+        {loop}
+        setp.gt.s32 %p0, %r0, 0;
+        @!%p0 bra END;
+        st.global.f32 [%a1], %f0;
+        bra LOOP;
+    END:
+    """
+    keys = {mutant.key for mutant in mutants(text_of(body))}
+    assert f"{name} gt.s32 0 = true" in keys
+
+
 def test_the_test_must_pass_without_mutation():
     text = text_of(REVERSE)
     broken = text.replace("bar.sync 0;", "", 1)

@@ -152,11 +152,8 @@ def _probability_loss(first, end, x, target, losses, label_smoothing, sizes):
         return
     blocks = unpack(sizes, Blocks)
     channels = blocks.channels
-    tile, wanted, exponentials = (
-        local_array(channels * WIDTH),
-        local_array(channels * WIDTH),
-        local_array(channels * WIDTH),
-    )
+    tile, wanted = local_array(channels * WIDTH), local_array(channels * WIDTH)
+    exponentials = local_array(channels * WIDTH)
     total, loss = local_array(WIDTH), local_array(WIDTH)
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
         position, count, start = block_range(block, blocks)
@@ -208,11 +205,8 @@ def _probability_gradient(first, end, x, target, weights, out, label_smoothing, 
         return
     blocks = unpack(sizes, Blocks)
     channels = blocks.channels
-    tile, wanted, exponentials = (
-        local_array(channels * WIDTH),
-        local_array(channels * WIDTH),
-        local_array(channels * WIDTH),
-    )
+    tile, wanted = local_array(channels * WIDTH), local_array(channels * WIDTH)
+    exponentials = local_array(channels * WIDTH)
     total, target_sum, weight = local_array(WIDTH), local_array(WIDTH), zeroed_local_array(WIDTH)
     for block in range(first * blocks.per_task, min(end * blocks.per_task, blocks.number)):
         position, count, start = block_range(block, blocks)

@@ -13,7 +13,7 @@ removed, each comparison that guards an access forced to true and to false. `exa
     assert not score.survived
 
 A comparison that decides only how something is done, as in the loops that a compiler unrolls, may be forced either way:
-the mutant takes another path to the same results. With `outcomes`, what the original's comparisons found in the test, a
+the mutant takes another way to the same results. With `outcomes`, what the original's comparisons found in the test, a
 mutant that nothing noticed though it decided otherwise than the original is told from one that was never put to the
 test. The first has the verdict "same"; the second must be listed, or survives.
 
