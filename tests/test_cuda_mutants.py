@@ -101,6 +101,8 @@ def of_whole_vectors(keeper):
 
 def of_long_loops(keeper):
     """Loops of each number of turns up to nine: compilers unroll them by four, and test for what is left over."""
+    from test_cuda_conv import channels_last
+
     from numbaconv import functional as F
 
     rng = np.random.default_rng(7)
@@ -156,6 +158,8 @@ def of_long_loops(keeper):
 
 def of_small_images(keeper):
     """Padding wider than what it repeats: a place of the image has sources on both sides."""
+    from test_cuda_conv import channels_last
+
     from numbaconv import functional as F
 
     rng = np.random.default_rng(8)
@@ -255,10 +259,6 @@ def of_mistakes(keeper):
     F.adam_update(parameters, grads, first, second, lr=0.1, step=1)
     with contextlib.suppress(ValueError):
         cuda.synchronize()
-
-
-def channels_last(x):
-    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
 def of_convolutions(keeper):
