@@ -87,3 +87,72 @@ def _row(builder: Any, base: Any, start: Any, pitch: Any, index: int) -> Any:
 #   out[out_start + m * out_row + k] = (0 if first else the value there)
 #       + sum over j < terms of a[a_start + m * a_row + j] * b[b_start + k * b_row + j]
 dot_tile: Any = _dot_tile
+
+
+@intrinsic(prefer_literal=True)
+def _dot_lines(
+    typing_context: Any, a: Any, a_start: Any, a_row: Any, a_line: Any,
+    b: Any, b_start: Any, b_offsets: Any, b_table: Any, b_line: Any,
+    lines: Any, terms: Any, out: Any, out_start: Any, first: Any, rows: Any, columns: Any,
+) -> Any:  # fmt: skip
+    index = types.intp
+    signature = types.void(
+        *(a, index, index, index, b, index, b_offsets, index, index),
+        *(index, index, out, index, types.boolean, rows, columns),
+    )
+    size = rows.literal_value, columns.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def data(position: int) -> Any:
+            return context.make_array(signature.args[position])(context, builder, args[position]).data
+
+        element = signature.args[0].dtype
+        vec = Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
+        every = [(m, k) for m in range(size[0]) for k in range(size[1])]
+        table = builder.gep(data(6), [args[7]])
+        offsets = [builder.load(builder.gep(table, [ir.Constant(_INT, k)])) for k in range(size[1])]
+        a_rows = [_row(builder, data(0), args[1], args[2], m) for m in range(size[0])]
+        b_rows = [builder.gep(data(4), [builder.add(args[5], offset)]) for offset in offsets]
+        a_line, b_line, lines, terms, lanes = args[3], args[8], args[9], args[10], ir.Constant(_INT, vec.lanes)
+        zero = ir.Constant(vec.type, [0.0] * vec.lanes)
+        sums = {place: cgutils.alloca_once_value(builder, zero) for place in every}
+        last = builder.sub(terms, ir.Constant(_INT, 1))
+        whole = builder.mul(builder.udiv(last, lanes), lanes)  # the last vector may be a whole one too
+        mask = vec.first_lanes(builder.sub(terms, whole), 0)
+
+        def add_products(a_values: list[Any], b_values: list[Any]) -> None:
+            for m, k in every:
+                total = vec.multiply_add(a_values[m], b_values[k], builder.load(sums[m, k]))
+                builder.store(total, sums[m, k])
+
+        with cgutils.for_range(builder, lines) as line:
+            a_at, b_at = builder.mul(line.index, a_line), builder.mul(line.index, b_line)
+            with cgutils.for_range(builder, builder.udiv(whole, lanes)) as loop:
+                at = builder.mul(loop.index, lanes)
+                add_products(
+                    [vec.load(row, builder.add(a_at, at)) for row in a_rows],
+                    [vec.load(row, builder.add(b_at, at)) for row in b_rows],
+                )
+            add_products(
+                [vec.masked_load(vec.at(row, builder.add(a_at, whole)), mask) for row in a_rows],
+                [vec.masked_load(vec.at(row, builder.add(b_at, whole)), mask) for row in b_rows],
+            )
+        out = builder.gep(data(11), [args[12]])
+        for place, (m, k) in enumerate(every):
+            at = vec.at(out, ir.Constant(_INT, place * vec.lanes))
+            before = builder.select(args[13], zero, builder.load(at, align=vec.itemsize))
+            builder.store(builder.fadd(before, builder.load(sums[m, k])), at, align=vec.itemsize)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# dot_lines(a, a_start, a_row, a_line, b, b_start, b_offsets, b_table, b_line, lines, terms, out, out_start, first,
+#           rows, columns)
+#
+# For m < rows and k < columns, both literal, and terms > 0: the sum of the vector at
+# out[out_start + (m * columns + k) * lanes] grows by (or, if first, becomes)
+#
+#   sum over i < lines, j < terms of a[a_start + m * a_row + i * a_line + j]
+#                                  * b[b_start + b_offsets[b_table + k] + i * b_line + j]
+dot_lines: Any = _dot_lines

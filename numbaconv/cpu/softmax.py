@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..jit import helper, kernel
+from ..jit import helper, inline, kernel
 from ..parallel import launch, on_threads
 from .exponential import exponential
 from .layout import around_axis, dense, empty_like, flat, match
@@ -46,7 +46,7 @@ def blocks_of(x: np.ndarray, axis: int) -> Blocks:
     return Blocks(outer, channels, inner, number, max(_TASK // (WIDTH * max(channels, 1)), 1))
 
 
-@helper
+@inline
 def block_range(block, blocks):
     """Of a block: its first position, how many there are, and where the first is in memory."""
     if blocks.inner == 1:
@@ -75,7 +75,7 @@ def load_tile(x, start, count, blocks, tile):
                 tile[c * WIDTH + j] = row[j]
 
 
-@helper
+@inline
 def store_tile(tile, start, count, blocks, out):
     """The inverse of `load_tile`."""
     channels, inner = blocks.channels, blocks.inner

@@ -15,8 +15,8 @@ Packed = Any  # whatever an algorithm's forward wants of weight and bias
 class Algorithm(NamedTuple):
     """One way to compute a convolution.
 
-    ``supports(problem)`` is "" or the reason why not; ``pays(problem)`` too, where it could but something later in the
-    list is faster: it is then taken only if forced. A direction that it does not have is None.
+    ``supports(problem)`` is "" or the reason why not; ``pays(problem, direction)`` too, where it could but something
+    later in the list is faster: it is then taken only if forced. A direction that it does not have is None.
 
     The forward pass has two steps, so that the first can be done once: ``pack_weight(problem, weight, bias, kept)``,
     whose result depends on the layer and not on the size of x, and is scratch, gone at the next call, unless `kept`;
@@ -30,4 +30,4 @@ class Algorithm(NamedTuple):
     forward: Callable[[Conv2dProblem, np.ndarray, Packed, bool], np.ndarray] | Any
     backward_input: Callable[[Conv2dProblem, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray] | Any
     backward_weight: Callable[[Conv2dProblem, np.ndarray, np.ndarray], np.ndarray] | Any
-    pays: Callable[[Conv2dProblem], str] = lambda problem: ""
+    pays: Callable[[Conv2dProblem, str], str] = lambda problem, direction: ""

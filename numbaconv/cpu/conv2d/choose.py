@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import ArgumentError, message
 from ...shapes import Conv2dProblem
-from . import depthwise, direct, im2col, pointwise, winograd_variants
+from . import depthwise, direct, im2col, planes, pointwise, winograd_variants
 from .algorithm import Algorithm
 
 DIRECTIONS = ("forward", "backward_input", "backward_weight")
@@ -20,6 +20,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     im2col.ALGORITHM,
     pointwise.ALGORITHM,
     depthwise.ALGORITHM,
+    planes.ALGORITHM,
     *winograd_variants.ALGORITHMS,
     direct.ALGORITHM,
 )
@@ -28,7 +29,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
 def verdicts(problem: Conv2dProblem, direction: str) -> list[tuple[str, str]]:
     """(name, "" or the reason why not) of every algorithm, in order."""
     return [
-        (a.name, a.supports(problem) or a.pays(problem) if getattr(a, direction) else f"it has no {direction}")
+        (a.name, a.supports(problem) or a.pays(problem, direction) if getattr(a, direction) else f"it has no {direction}")
         for a in ALGORITHMS
     ]
 

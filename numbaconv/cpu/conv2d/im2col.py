@@ -32,7 +32,7 @@ def supports(problem: Conv2dProblem) -> str:
     return _too_many(problem, _MOST_SUPPORTED)
 
 
-def pays(problem: Conv2dProblem) -> str:
+def pays(problem: Conv2dProblem, direction: str) -> str:
     return _too_many(problem, MOST_MULTIPLY_ADDS)
 
 

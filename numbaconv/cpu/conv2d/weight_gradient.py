@@ -31,6 +31,7 @@ from ..layout import channels_last, empty, flat
 from ..local_array import local_array
 from ..memory import scratch
 from ..packing import columns_for
+from ..plane import copy_line
 from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_lines
 from ..sizes import sizes_of, unpack
 from ..transpose import transpose_block
@@ -204,7 +205,7 @@ def _transpose(first, end, x, planes, row_images, row_inputs, parts, sizes):
     if on_threads_flushing():
         return
     z = unpack(sizes, Reduction)
-    lanes = VECTOR_BYTES // x.itemsize
+    one = np.int64(1)  # a literal would be a type of its own
     for task in range(first, end):
         row = task // parts
         start = (task - row * parts) * _CHANNELS
@@ -216,28 +217,10 @@ def _transpose(first, end, x, planes, row_images, row_inputs, parts, sizes):
         j1 = max(j0, min(z.plane_width, (z.width - 1 + z.left) // z.column_step + 1))
         if h < 0 or h >= z.height:
             j0, j1 = z.plane_width, z.plane_width
-        if j0 > 0 or j1 < z.plane_width:
-            for c in range(start, stop):
-                line = planes[c * z.plane + to :][: z.plane_width]
-                for j in range(j0):
-                    line[j] = 0
-                for j in range(j1, z.plane_width):
-                    line[j] = 0
         step = z.column_step * z.channels
-        at = ((row_images[row] * z.height + h) * z.width + j0 * z.column_step - z.left) * z.channels
-        if stop - start < lanes or j1 - j0 < lanes:
-            for c in range(start, stop):
-                line = planes[c * z.plane + to + j0 :][: j1 - j0]
-                for j in range(line.size):
-                    line[j] = x[at + j * step + c]
-            continue
-        # Blocks of lanes x lanes; the last ones overlap those before.
-        for c in range(start, stop, lanes):
-            channel = min(c, stop - lanes)
-            for j in range(0, j1 - j0, lanes):
-                column = min(j, j1 - j0 - lanes)
-                transpose_block(x, at + column * step + channel, step,
-                                planes, channel * z.plane + to + j0 + column, z.plane)  # fmt: skip
+        at = ((row_images[row] * z.height + h) * z.width + j0 * z.column_step - z.left) * z.channels + start
+        copy_line(x, at, step, one, stop - start, j0, j1, z.plane_width, planes, to + start * z.plane, z.plane,
+                  stop - start)  # fmt: skip
 
 
 @inline

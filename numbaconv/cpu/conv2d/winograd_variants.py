@@ -15,7 +15,7 @@ FEWEST_TILES = 32
 FEWEST_CHANNELS = 32  # of a group, in and out: with 16 the transforms cost what the products save
 
 
-def pays(results: int, problem: Conv2dProblem) -> str:
+def pays(results: int, problem: Conv2dProblem, direction: str) -> str:
     """Empty where there are tiles enough for the filters' transform to be worth it."""
     _, c, r, s = problem.weight_shape
     if min(c, problem.weight_shape[0] // problem.groups) < FEWEST_CHANNELS:
