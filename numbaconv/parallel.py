@@ -40,9 +40,10 @@ __all__ = [
     "threading_layer",
 ]
 
-# A parallel region wakes threads: some 10 us on idle cores, hundreds when they are busy. `work` is an estimate
-# in nanoseconds on one thread; below this one thread is faster.
-PARALLEL_WORK_NS = 100_000.0
+# A parallel region takes some 5 us when the last one ended a moment ago, 10 to 40 when its threads must be woken, and
+# hundreds on busy cores. `work` is an estimate in nanoseconds on one thread; below this one thread is as fast. (A
+# LeNet-5 step on two cores: 3.75 ms with a limit of 100 us, 3.5 with 50, 3.3 with 30 and with 15.)
+PARALLEL_WORK_NS = 30_000.0
 
 # --- how many threads -------------------------------------------------------------------------------------
 
@@ -114,16 +115,17 @@ def _start_layer() -> None:
     """Starts the threads of the threading layer.
 
     libgomp's threads wait for each other by spinning, by default for milliseconds. Where another process wants a core,
-    that is a time slice lost at every parallel region: LeNet-5 training fell from 9,000 images/s to 300. With 1,000
-    turns (some microseconds) it keeps 1,600 and more, and loses nothing on an idle machine. libgomp reads the variable
-    when it is loaded; it is not left behind for others.
+    that is a time slice lost at every parallel region: LeNet-5 training fell from 9,000 images/s to 300. Without
+    spinning a thread must be woken for each region, which takes as long as a small layer. A LeNet-5 step (2 cores):
+    1,000 turns 3.8 ms, beside a busy process 4.7; 10,000 turns (some 50 microseconds) 3.1 and 6.6; 100,000 turns 3.3
+    and, when 10,000 had 8.2, 11.9. libgomp reads the variable when it is loaded; it is not left behind for others.
     """
     # A forked child has none of these threads, and libgomp kills it when it looks for them: there, one thread.
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_lose_threads)
     chosen = "GOMP_SPINCOUNT" in os.environ or "OMP_WAIT_POLICY" in os.environ
     if not chosen:
-        os.environ["GOMP_SPINCOUNT"] = "1000"
+        os.environ["GOMP_SPINCOUNT"] = "10000"
     try:
         numba.get_num_threads()
     finally:
