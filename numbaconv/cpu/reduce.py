@@ -26,8 +26,11 @@ def channel_sums(x: np.ndarray) -> np.ndarray:
             return np.add.reduce(x, axes, np.float64).astype(x.dtype)
     outer, inner = around_axis(x, 1)
     channels = x.shape[1]
-    # Few channels side by side are less than a vector: several pixels are summed as if they were one of more.
-    together = next(g for g in (8, 4, 2, 1) if g * channels <= _CHANNELS and outer % g == 0 or g == 1) if inner == 1 else 1
+    together = 1
+    if inner == 1:
+        # Few channels side by side are less than a vector: some pixels are summed as if they were one with more.
+        while 2 * together * channels <= _CHANNELS and outer % (2 * together) == 0:
+            together *= 2
     outer, channels = outer // together, channels * together
     partial = scratch("channel sums", _TASKS * channels, np.dtype(np.float64))
     launch(_channel_sums, _TASKS, x.size * 0.3, flat(x), partial, outer, channels, inner)

@@ -29,7 +29,10 @@ ALGORITHMS: tuple[Algorithm, ...] = (
 def verdicts(problem: Conv2dProblem, direction: str) -> list[tuple[str, str]]:
     """(name, "" or the reason why not) of every algorithm, in order."""
     return [
-        (a.name, a.supports(problem) or a.pays(problem, direction) if getattr(a, direction) else f"it has no {direction}")
+        (
+            a.name,
+            a.supports(problem) or a.pays(problem, direction) if getattr(a, direction) else f"it has no {direction}",
+        )
         for a in ALGORITHMS
     ]
 

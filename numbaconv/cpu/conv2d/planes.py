@@ -9,8 +9,8 @@ results.
 
 The input-gradient at stride 1 is the same with the filter's elements in reverse order and c and k exchanged.
 
-Cost: 2 * pixels * (channels rounded up to 6) * terms flops, times pitch / columns; planes are written once and read from
-the first two cache levels.
+Cost: 2 * pixels * (channels rounded up to 6) * terms flops, times pitch / columns; planes are written once and
+read from the first two cache levels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ...jit import kernel
 from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem
 from ..correlate import TERMS, lowest, zeros
-from ..layout import CHANNELS_FIRST, element_strides, empty, flat, flat_contiguous, layout_of
+from ..layout import CHANNELS_FIRST, empty, flat, flat_contiguous, layout_of
 from ..local_array import local_array, zeroed_local_array
 from ..packing import Packed, columns_for
 from ..plane import copy_line, write_line
@@ -140,7 +140,9 @@ def _strides(shape: tuple[int, int, int, int], layout: str) -> tuple[int, int, i
 def _forward_plan(problem: Conv2dProblem, itemsize: int) -> _Plan:
     _, depth, r, s = problem.weight_shape
     top, _, left, _ = problem.padding
-    return _plan(problem, problem.input_shape, problem.output_shape, (top, left), (depth * r * s, r * s), False, itemsize)
+    return _plan(
+        problem, problem.input_shape, problem.output_shape, (top, left), (depth * r * s, r * s), False, itemsize
+    )
 
 
 @functools.lru_cache(maxsize=1024)
@@ -176,7 +178,9 @@ def _plan(
         outer = [(sign * (i * s + j), i * dh * pitch + j * dw) for i in range(r) for j in range(s)]
     else:
         inner, weight_step, plane_step = s, sign, dw
-        outer = [(d * weight_strides[1] + sign * i * s, d * plane + i * dh * pitch) for d in range(depth) for i in range(r)]
+        outer = [
+            (d * weight_strides[1] + sign * i * s, d * plane + i * dh * pitch) for d in range(depth) for i in range(r)
+        ]
     planes = Planes(
         rows, columns, results, depth, height, width, *padding, lines, reach, pitch, plane,
         inner, weight_step, plane_step, start, weight_strides[0], itemsize,
