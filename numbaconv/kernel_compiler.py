@@ -25,11 +25,22 @@ _NOT_NEEDED = {
 }  # fmt: skip
 
 
+# LLVM vectorises loops for 256 bits even where there are 512: GELU takes 3.4 ms that way instead of 2.3, its gradient
+# 7.2 instead of 3.4. More than the target has does not matter.
+_WHOLE_VECTORS = '"prefer-vector-width"="512"'
+
+
 class _KernelLibrary(JITCodeLibrary):
     """A kernel's machine code, by one run of LLVM's full pipeline.
 
     (The cheap pipeline before it is for numba's pruning of reference counts, which a kernel hardly has.)
     """
+
+    def add_ir_module(self, ir_module: Any) -> None:
+        for function in ir_module.functions:
+            if not function.is_declaration:
+                set.add(function.attributes, _WHOLE_VECTORS)  # its own `add` knows LLVM's plain attributes only
+        super().add_ir_module(ir_module)
 
     def _optimize_functions(self, ll_module: Any) -> None:
         ll_module.data_layout = self._codegen._data_layout

@@ -13,10 +13,13 @@ from ..parallel import launch, on_threads
 from ..shapes import Pool2dProblem
 from .layout import dense, empty, flat, layout_of, planes
 from .local_array import local_array
-from .pool_tasks import LANES, UNROLLED, at, has_vectors, task_bounds, tasks_of
+from .pool_tasks import LANES, at, has_vectors, task_bounds, tasks_of
 from .pool_tile import window_sum
 from .simd import VECTOR_BYTES
 
+# Vectors of channels in registers. With 4, of channels that are 2,048 a pixel, a mean over 7x7 took four times as long:
+# each pixel is a page of its own.
+_UNROLLED = 8
 _MOST_TERMS = 256  # of a window whose sums run in its own dtype
 
 
@@ -161,10 +164,10 @@ def _sum_channels(
             to = (task * out_width + q) * channels
             c = 0
             while c < channels:
-                if c + UNROLLED * lanes <= channels:
+                if c + _UNROLLED * lanes <= channels:
                     window_sum(x, start + c, rows, row_pitch, columns, channels, row_weights, h, column_weights, w,
-                               divisor, out, to + c, UNROLLED)  # fmt: skip
-                    c += UNROLLED * lanes
+                               divisor, out, to + c, _UNROLLED)  # fmt: skip
+                    c += _UNROLLED * lanes
                     continue
                 last = min(c, channels - lanes)  # the last vector overlaps the one before
                 window_sum(x, start + last, rows, row_pitch, columns, channels, row_weights, h, column_weights, w,
