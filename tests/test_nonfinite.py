@@ -111,6 +111,7 @@ def test_activations(name, dtype, rng):
 CONVS = {
     "direct": ((2, 18, 9, 8), (20, 18, 3, 3), {"padding": 1, "stride": 2}),
     "direct folded": ((2, 3, 9, 8), (20, 3, 3, 3), {"padding": 1}),
+    "planes": ((2, 3, 9, 20), (5, 3, 3, 3), {"padding": 1}),
     "im2col": ((2, 3, 9, 8), (20, 3, 3, 3), {"padding": 1}),
     "pointwise": ((2, 18, 5, 4), (20, 18, 1, 1), {}),
     "depthwise": ((2, 19, 9, 8), (19, 1, 3, 3), {"padding": 1, "groups": 19}),
