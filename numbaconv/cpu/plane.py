@@ -18,9 +18,35 @@ def copy_line(x, at, pixel_stride, channel_stride, channels, start, end, pitch, 
     """planes[to + c * plane + j] = x[at + c * channel_stride + (j - start) * pixel_stride] for start <= j < end, and 0
     for other j < pitch; for c < channels.
 
-    There are `room` planes; those that x has no channels for may get anything.
+    With `room` for a vector of planes, those that x has no channels for may get anything, and so may a vector of
+    elements behind the line: lines are copied in their order.
     """
     lanes = VECTOR_BYTES // x.itemsize
+    first = to + start
+    count = end - start
+    if channel_stride == 1 and ((channels >= lanes and count >= lanes) or (room >= lanes and channels >= FEW_CHANNELS)):
+        # Blocks of lanes x lanes; the last ones overlap those before, or spill.
+        for c in range(0, channels, lanes):
+            channel = max(0, min(c, channels - lanes))
+            for j in range(0, count, lanes):
+                column = max(0, min(j, count - lanes))
+                if at + (column + lanes - 1) * pixel_stride + channel + lanes <= x.size:
+                    transpose_block(x, at + column * pixel_stride + channel, pixel_stride,
+                                    planes, first + channel * plane + column, plane)  # fmt: skip
+                    continue
+                for i in range(channel, min(channel + lanes, channels)):
+                    for k in range(column, min(column + lanes, count)):
+                        planes[first + i * plane + k] = x[at + k * pixel_stride + i]
+    else:
+        for c in range(channels):
+            line = planes[first + c * plane :][:count]
+            origin = at + c * channel_stride
+            if pixel_stride == 1:
+                for j in range(count):
+                    line[j] = x[origin + j]
+            else:
+                for j in range(count):
+                    line[j] = x[origin + j * pixel_stride]
     if start > 0 or end < pitch:
         for c in range(channels):
             line = planes[to + c * plane :][:pitch]
@@ -28,60 +54,30 @@ def copy_line(x, at, pixel_stride, channel_stride, channels, start, end, pitch, 
                 line[j] = 0
             for j in range(end, pitch):
                 line[j] = 0
-    to += start
-    count = end - start
-    if channel_stride == 1 and count >= lanes and channels >= lanes:
-        # Blocks of lanes x lanes; the last ones overlap those before.
-        for c in range(0, channels, lanes):
-            channel = min(c, channels - lanes)
-            for j in range(0, count, lanes):
-                column = min(j, count - lanes)
-                transpose_block(x, at + column * pixel_stride + channel, pixel_stride,
-                                planes, to + channel * plane + column, plane)  # fmt: skip
-        return
-    done = 0
-    if room >= lanes and channel_stride == 1 and FEW_CHANNELS <= channels < lanes <= count:
-        while done < count:
-            column = min(done, count - lanes)
-            if at + (column + lanes - 1) * pixel_stride + lanes > x.size:
-                break
-            transpose_block(x, at + column * pixel_stride, pixel_stride, planes, to + column, plane)
-            done = column + lanes
-    for c in range(channels):
-        line = planes[to + c * plane + done :][: count - done]
-        first = at + c * channel_stride + done * pixel_stride
-        if pixel_stride == 1:
-            for j in range(line.size):
-                line[j] = x[first + j]
-        else:
-            for j in range(line.size):
-                line[j] = x[first + j * pixel_stride]
 
 
 @inline
 def write_line(planes, at, plane, channels, count, out, to, pixel_stride, end):
     """out[to + j * pixel_stride + c] = planes[at + c * plane + j] for c < channels, j < count.
 
-    There are planes for a whole vector of channels. What lies in `out` behind the line, up to `end`, may be written.
+    There are planes for a whole vector of channels, and a vector of elements behind each line. What lies in `out`
+    behind the line, up to `end`, may be written.
     """
     lanes = VECTOR_BYTES // out.itemsize
-    done = 0
-    if channels >= lanes and count >= lanes:
-        done = count
+    if channels >= FEW_CHANNELS:
         for c in range(0, channels, lanes):
-            channel = min(c, channels - lanes)
+            channel = max(0, min(c, channels - lanes))
             for j in range(0, count, lanes):
-                column = min(j, count - lanes)
-                transpose_block(planes, at + channel * plane + column, plane,
-                                out, to + column * pixel_stride + channel, pixel_stride)  # fmt: skip
-    elif channels >= FEW_CHANNELS and count >= lanes:
-        # Each pixel's vector goes over those after it, which are written next.
-        while done < count:
-            column = min(done, count - lanes)
-            if to + (column + lanes - 1) * pixel_stride + lanes > end:
-                break
-            transpose_block(planes, at + column, plane, out, to + column * pixel_stride, pixel_stride)
-            done = column + lanes
-    for j in range(done, count):
-        for c in range(channels):
-            out[to + j * pixel_stride + c] = planes[at + c * plane + j]
+                column = max(0, min(j, count - lanes))
+                # Each pixel's vector may go over those after it, which are written next.
+                if to + (column + lanes - 1) * pixel_stride + channel + lanes <= end:
+                    transpose_block(planes, at + channel * plane + column, plane,
+                                    out, to + column * pixel_stride + channel, pixel_stride)  # fmt: skip
+                else:
+                    for k in range(column, min(column + lanes, count)):
+                        for i in range(channel, min(channel + lanes, channels)):
+                            out[to + k * pixel_stride + i] = planes[at + i * plane + k]
+    else:
+        for j in range(count):
+            for c in range(channels):
+                out[to + j * pixel_stride + c] = planes[at + c * plane + j]

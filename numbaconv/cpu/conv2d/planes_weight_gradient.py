@@ -111,7 +111,7 @@ def _planes(problem: Conv2dProblem, itemsize: int) -> _Planes:
     units = n * units_per_image
     return _Planes(
         p, q, k, c, h, w, top, left, r, s, dh, dw, lines, units_per_image, units, min(units, _SPLITS),
-        pitch, (lines + reach) * pitch, lines * q, lanes,
+        pitch, (lines + reach) * pitch + lanes, lines * q + lanes, lanes,
     )  # fmt: skip
 
 

@@ -6,9 +6,10 @@ grad_weight[k, c, r, s] sums x[n, c, p * stride + r * dilation - pad, ...] * gra
 Some lines of output pixels at a time (a chunk), the input rows they read are first transposed into planes,
 [channel][row][column] with the padding's zeros written in: a tap is then a shift within its plane, terms follow each
 other in memory, and 16 of them share a cache line. (Read in place, every term was another line: 165 instead of 220
-GFLOP/s a core, and a padded copy of all of x.) The columns of a block of grad_output are copied side by side, a segment
-at a time, for all rows of a task. (Read in place, rows of 2,048 channels are a power of two apart and share a few lines
-of the cache: 122 instead of 330 GFLOP/s.) Then the tile: six rows, four vectors of columns.
+GFLOP/s a core, and a padded copy of all of x.) The columns of a block of grad_output are read as they lie; of many
+channels they are copied side by side first, a segment at a time, for all rows of a task. (Pixels of 2,048 channels are
+a power of two apart and share a few lines of the cache: 122 instead of 255 GFLOP/s.) Then the tile: six rows, four
+vectors of columns.
 
 Tasks of the product: (split of the chunk's lines, group, block of columns, run of rows); segments of at most `TERMS`
 terms are added to the task's sums. Splits, only there where tasks would be too few, are added in order at the end. The
@@ -28,6 +29,7 @@ from ...jit import inline, kernel
 from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem
 from ..correlate import TERMS
+from ..correlate_patches import copy_vectors
 from ..layout import channels_last, empty, flat
 from ..local_array import local_array
 from ..memory import scratch
@@ -38,6 +40,7 @@ from ..sizes import sizes_of, unpack
 from ..transpose import transpose_block
 
 _TASKS = 16  # enough to balance a few threads
+_FAR_BYTES = 2048  # from pixel to pixel: few share a page, many a cache set
 _RUN = 144  # rows of a task, at most; whole tiles
 _CHUNK_BYTES = 4_000_000  # of planes
 _CHANNELS = 64  # of a task that transposes
@@ -193,7 +196,7 @@ def _transpose(first, end, x, planes, row_images, row_inputs, parts, sizes):
     if on_threads_flushing():
         return
     z = unpack(sizes, Reduction)
-    one = np.int64(1)  # a literal would be a type of its own
+    none, one = np.int64(0), np.int64(1)  # literals would be types of their own
     for task in range(first, end):
         row = task // parts
         start = (task - row * parts) * _CHANNELS
@@ -207,31 +210,31 @@ def _transpose(first, end, x, planes, row_images, row_inputs, parts, sizes):
             j0, j1 = z.plane_width, z.plane_width
         step = z.column_step * z.channels
         at = ((row_images[row] * z.height + h) * z.width + j0 * z.column_step - z.left) * z.channels + start
-        copy_line(x, at, step, one, stop - start, j0, j1, z.plane_width, planes, to + start * z.plane, z.plane,
-                  stop - start)  # fmt: skip
+        copy_line(x, at, step, one, stop - start, j0, j1, z.plane_width, planes, to + start * z.plane, z.plane, none)
 
 
 @inline
-def _tile(wide, planes, start, rows, row, lines, line, step, panel, panel_line, sums, out_start, block, count, length,
-          first):  # fmt: skip
+def _tile(wide, planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums, out_start, block,
+          count, length, first):  # fmt: skip
     if wide:
-        multiply_lines(planes, start, rows, row, lines, line, step, panel, 0, panel_line, block, sums, out_start,
-                       block, count, length, first, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+        multiply_lines(planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums,
+                       out_start, block, count, length, first, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
     else:
-        multiply_lines(planes, start, rows, row, lines, line, step, panel, 0, panel_line, block, sums, out_start,
-                       block, count, length, first, NARROW_ROWS, NARROW_VECTORS)  # fmt: skip
+        multiply_lines(planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums,
+                       out_start, block, count, length, first, NARROW_ROWS, NARROW_VECTORS)  # fmt: skip
 
 
 @inline
 def _copy_columns(grad, start, pitch, terms, columns, panel, to, block):
-    """A segment's line of a block of columns, zeros beside the last ones."""
+    """A segment's line of a block of columns; what is beside the last one ends up in sums that nobody reads."""
+    vectors = block // (VECTOR_BYTES // grad.itemsize)
     for term in range(terms):
-        line = panel[to + term * block :][:block]
-        values = grad[start + term * pitch :][:columns]
-        for v in range(columns):
-            line[v] = values[v]
-        for v in range(columns, block):
-            line[v] = 0
+        at = start + term * pitch
+        if at + block <= grad.size:
+            copy_vectors(grad, at, panel, to + term * block, vectors)
+        else:
+            for v in range(block):
+                panel[to + term * block + v] = grad[at + v] if v < columns else 0
 
 
 @kernel
@@ -245,6 +248,7 @@ def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first
     most = max(1, TERMS // z.line_length)  # lines of a segment
     rows = local_array(z.run, np.int64)
     panel = local_array(most * length * z.block, grad.dtype)
+    far = z.out_channels * grad.itemsize >= _FAR_BYTES
     lines = line_offsets.size
     for task in range(first, end):
         split = task % z.splits
@@ -262,13 +266,18 @@ def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first
             here = min(most, stop - line)
             for q in range(0, z.line_length, length):
                 terms = min(length, z.line_length - q)
-                for i in range(here):
-                    start = ((first_line + line + i) * z.line_length + q) * z.out_channels + column
-                    _copy_columns(grad, start, z.out_channels, terms, columns, panel, i * terms * z.block, z.block)
+                b_start = ((first_line + line) * z.line_length + q) * z.out_channels + column
+                b_line, b_step = z.line_length * z.out_channels, z.out_channels
+                b = grad
+                if far or b_start + (here - 1) * b_line + (terms - 1) * b_step + z.block > grad.size:
+                    for i in range(here):
+                        to = i * terms * z.block
+                        _copy_columns(grad, b_start + i * b_line, b_step, terms, columns, panel, to, z.block)
+                    b, b_start, b_line, b_step = panel, 0, terms * z.block, z.block
                 a_start = group * z.depth * z.plane + q * z.term_step
                 for row in range(0, count, tile_rows):
                     _tile(wide, planes, a_start, rows, row, line_offsets, line, z.term_step,
-                          panel, terms * z.block, sums, out_start + row * z.block, z.block, here, terms,
+                          b, b_start, b_line, b_step, sums, out_start + row * z.block, z.block, here, terms,
                           initial and line == begin and q == 0)  # fmt: skip
 
 
