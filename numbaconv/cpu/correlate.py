@@ -27,6 +27,8 @@ from ..jit import inline, kernel
 from ..parallel import launch, on_threads_flushing
 from .local_array import local_array
 from .simd import (
+    MIDDLE_ROWS,
+    MIDDLE_VECTORS,
     NARROW_ROWS,
     NARROW_VECTORS,
     VECTOR_BYTES,
@@ -76,8 +78,8 @@ def chunk_size(pixels: int, tile_rows: int) -> int:
 
 
 def correlate(
-    grid: Grid, taps: np.ndarray, source: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray, wide: bool,
-    relu: bool = False,
+    grid: Grid, taps: np.ndarray, source: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray,
+    tile: tuple[int, ...], relu: bool = False,
 ) -> None:  # fmt: skip
     """Computes one grid.
 
@@ -86,11 +88,12 @@ def correlate(
         source: flat channels-last.
         weight, bias: packed.
         out: flat channels-last; written where the grid's pixels are.
+        tile: which register tile, see `packing.Columns`.
         relu: whether max(result, 0) is stored.
     """
     tasks, work_ns = _effort(grid, len(taps), out.itemsize)
     page = zeros(grid.depth, source.dtype)
-    args = source, page, weight, bias, out, sizes_of(grid), taps, wide, lowest(relu, out.dtype)
+    args = source, page, weight, bias, out, sizes_of(grid), taps, tile, lowest(relu, out.dtype)
     launch(_correlate, tasks, work_ns, *args)
 
 
@@ -121,12 +124,21 @@ def zeros(size: int, dtype: np.dtype) -> np.ndarray:
 
 
 @inline
-def multiply(wide, source, a_start, a_offsets, a_table, weight, b_start, b_offsets, b_table, block, out, out_start,
+def rows_of(tile):
+    return WIDE_ROWS if len(tile) == 1 else MIDDLE_ROWS if len(tile) == 2 else NARROW_ROWS
+
+
+@inline
+def multiply(tile, source, a_start, a_offsets, a_table, weight, b_start, b_offsets, b_table, block, out, out_start,
              out_offsets, bias, bias_start, count, outer, inner, first, floor, spills):  # fmt: skip
-    if wide:
+    if len(tile) == 1:
         multiply_tile(source, a_start, a_offsets, a_table, 1, weight, b_start, b_offsets, b_table, block, out,
                       out_start, out_offsets, bias, bias_start, count, outer, inner, first, floor, spills,
                       WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+    elif len(tile) == 2:
+        multiply_tile(source, a_start, a_offsets, a_table, 1, weight, b_start, b_offsets, b_table, block, out,
+                      out_start, out_offsets, bias, bias_start, count, outer, inner, first, floor, spills,
+                      MIDDLE_ROWS, MIDDLE_VECTORS)  # fmt: skip
     else:
         multiply_tile(source, a_start, a_offsets, a_table, 1, weight, b_start, b_offsets, b_table, block, out,
                       out_start, out_offsets, bias, bias_start, count, outer, inner, first, floor, spills,
@@ -134,13 +146,13 @@ def multiply(wide, source, a_start, a_offsets, a_table, weight, b_start, b_offse
 
 
 @kernel
-def _correlate(first, end, source, page, weight, bias, out, sizes, taps, wide, floor):
+def _correlate(first, end, source, page, weight, bias, out, sizes, taps, tile, floor):
     if on_threads_flushing():
         return
     grid = unpack(sizes, Grid)
     zeros = (np.int64(page.ctypes.data) - np.int64(source.ctypes.data)) // source.itemsize
     tap_count = taps.shape[0]
-    rows = WIDE_ROWS if wide else NARROW_ROWS
+    rows = rows_of(tile)
     source_offsets = local_array(tap_count * rows, np.int64)
     weight_offsets = local_array(tap_count, np.int64)
     out_offsets = local_array(rows, np.int64)
@@ -184,7 +196,7 @@ def _correlate(first, end, source, page, weight, bias, out, sizes, taps, wide, f
                 outer = min(per_call, tap_count - tap)
                 for d in range(0, grid.depth, TERMS):
                     last_segment = tap + outer >= tap_count and d + TERMS >= grid.depth
-                    multiply(wide, source, d, source_offsets, tap * rows, weight, d * grid.block, weight_offsets, tap,
+                    multiply(tile, source, d, source_offsets, tap * rows, weight, d * grid.block, weight_offsets, tap,
                           grid.block, out, out_start, out_offsets, bias, block * grid.block, count, outer,
                           min(TERMS, grid.depth - d), tap == 0 and d == 0,
                              floor if last_segment else none, False)  # fmt: skip

@@ -20,9 +20,9 @@ from numba.extending import intrinsic
 
 from ..jit import kernel
 from ..parallel import launch, on_threads_flushing
-from .correlate import TERMS, Grid, lowest, multiply
+from .correlate import TERMS, Grid, lowest, multiply, rows_of
 from .local_array import local_array
-from .simd import NARROW_ROWS, VECTOR_BYTES, WIDE_ROWS, Vectors
+from .simd import VECTOR_BYTES, Vectors
 from .sizes import sizes_of, unpack
 
 
@@ -48,12 +48,12 @@ copy_vectors: Any = _copy_vectors
 
 
 def correlate_patches(
-    grid: Grid, taps: np.ndarray, source: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray, wide: bool,
-    relu: bool = False,
+    grid: Grid, taps: np.ndarray, source: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray,
+    tile: tuple[int, ...], relu: bool = False,
 ) -> None:  # fmt: skip
     """Computes one grid; arguments as for `correlate`. Every tap of every pixel must be inside the source."""
     tasks, work_ns = _effort(grid, len(taps), out.itemsize)
-    args = source, weight, bias, out, sizes_of(grid), taps, wide, lowest(relu, out.dtype)
+    args = source, weight, bias, out, sizes_of(grid), taps, tile, lowest(relu, out.dtype)
     launch(_correlate, tasks, work_ns, *args)
 
 
@@ -66,13 +66,13 @@ def _effort(grid: Grid, taps: int, itemsize: int) -> tuple[int, float]:
 
 
 @kernel
-def _correlate(first, end, source, weight, bias, out, sizes, taps, wide, floor):
+def _correlate(first, end, source, weight, bias, out, sizes, taps, tile, floor):
     """Task: an image and a run of its pixels."""
     if on_threads_flushing():
         return
     grid = unpack(sizes, Grid)
     lanes = VECTOR_BYTES // source.itemsize
-    rows = WIDE_ROWS if wide else NARROW_ROWS
+    rows = rows_of(tile)
     tap_count = taps.shape[0]
     terms = tap_count * grid.depth
     vectors = (grid.depth + lanes - 1) // lanes
@@ -125,7 +125,7 @@ def _correlate(first, end, source, weight, bias, out, sizes, taps, wide, floor):
                 count = min(grid.block, grid.width - column)
                 out_start = grid.out_start + image * grid.out_image + column
                 for d in range(0, terms, TERMS):
-                    multiply(wide, panel, d, panel_rows, 0, weight, block * grid.weight_block + d * grid.block, zero, 0,
+                    multiply(tile, panel, d, panel_rows, 0, weight, block * grid.weight_block + d * grid.block, zero, 0,
                              grid.block, out, out_start, out_offsets, bias, column, count, 1, min(TERMS, terms - d),
                              d == 0, floor if d + TERMS >= terms else none,
                              spills and start + rows <= last + 1)  # fmt: skip

@@ -68,7 +68,7 @@ class PreparedLinear:
         if out.size:
             plan = direct.forward_plan(_problem(x.shape[0], self._shape), x.itemsize)
             ((grid, taps),) = plan.grids
-            correlate(grid, taps, flat(contiguous(x)), *self._packed, flat(out), plan.columns.wide, relu)
+            correlate(grid, taps, flat(contiguous(x)), *self._packed, flat(out), plan.columns.tile, relu)
         return out
 
 

@@ -15,7 +15,7 @@ from ..parallel import launch, on_threads_flushing
 from .layout import contiguous, flat
 from .local_array import local_array
 from .memory import buffer
-from .simd import NARROW, VECTOR_BYTES, WIDE
+from .simd import MIDDLE, NARROW, VECTOR_BYTES, WIDE
 from .sizes import sizes_of, unpack
 from .transpose import transpose_block
 
@@ -23,24 +23,44 @@ from .transpose import transpose_block
 class Columns(NamedTuple):
     """How the columns of a result are cut into blocks as wide as a tile."""
 
-    wide: bool
+    tile: tuple[int, ...]  # its length says which of `TILES`: a kernel is compiled for the one it is called with
     rows: int  # of the tile
     block: int  # columns of one block
     blocks: int
 
+    @property
+    def wide(self) -> bool:
+        return len(self.tile) == 1
 
-def columns_for(width: int, itemsize: int) -> Columns:
-    """The tile for results of `width` columns.
+    @property
+    def cost(self) -> float:
+        """Of a row, in columns of the wide tile."""
+        return self.blocks * self.block * TILES[len(self.tile) - 1][1]
+
+
+# And what a column costs, measured with 96 columns and with 32: 12x1 loads 13 values for 12 multiply-adds, 12x2 14 for
+# 24. With 16 registers there is no 12x2.
+TILES = ((WIDE, 1.0), (MIDDLE, 1.05), (NARROW, 1.35))
+if MIDDLE == NARROW:
+    TILES = ((WIDE, 1.0), (NARROW, 1.15), (NARROW, 1.15))
+
+
+def columns_for(width: int, itemsize: int, tiles: tuple[int, ...] = (1, 2, 3)) -> Columns:
+    """The tile, of those allowed, for results of `width` columns.
 
     The wide tile needs fewer loads per multiply-add, the narrow one wastes fewer columns: 96 columns are one and a
-    half wide blocks but six narrow ones.
+    half wide blocks but three middle ones.
     """
     lanes = VECTOR_BYTES // itemsize
-    wide, narrow = WIDE.vectors * lanes, NARROW.vectors * lanes
-    wide_cost, narrow_cost = -(-width // wide) * wide, -(-width // narrow) * narrow * 1.15
-    if wide_cost <= narrow_cost:
-        return Columns(True, WIDE.rows, wide, -(-width // wide))
-    return Columns(False, NARROW.rows, narrow, -(-width // narrow))
+    cuts = []
+    for number in tiles:
+        tile = TILES[number - 1][0]
+        block = tile.vectors * lanes
+        cuts.append(Columns((0,) * number, tile.rows, block, -(-width // block)))
+    return min(cuts, key=lambda cut: cut.cost)
+
+
+WIDE_AND_NARROW = (1, 3)  # for kernels that have both and are compiled once
 
 
 class Packing(NamedTuple):

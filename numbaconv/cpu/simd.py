@@ -34,13 +34,15 @@ class Tile(NamedTuple):
 
 # Registers of the target: 32 with AVX-512 (and on ARM), else 16. The wide tile reads least per multiply-add:
 # 6 broadcasts and 4 vectors for 24. The narrow one is for few columns; its 12 accumulators cover the latency of
-# two multiply-add units. 7x4 and 12x2 spilled when tried.
+# two multiply-add units. The middle one needs 27 registers. 7x4 spilled when tried.
 VECTOR_BYTES = _vector_bytes(_target_features())
 WIDE = Tile(6, 4) if VECTOR_BYTES == 64 else Tile(6, 2)
 NARROW = Tile(12, 1)
+MIDDLE = Tile(12, 2) if VECTOR_BYTES == 64 else NARROW
 
 # Kernels name these: literal ints, known when they are compiled.
 WIDE_ROWS, WIDE_VECTORS = WIDE
+MIDDLE_ROWS, MIDDLE_VECTORS = MIDDLE
 NARROW_ROWS, NARROW_VECTORS = NARROW
 
 _INT = ir.IntType(64)

@@ -81,7 +81,7 @@ def _run(
         flat_source = padded_channels_last(source, plan.source_padding, "padded source")
         compute = correlate_patches if plan.patches else correlate
         for grid, taps in plan.grids:
-            compute(grid, taps, flat_source, packed.weight, packed.bias, flat(out), plan.columns.wide, relu)
+            compute(grid, taps, flat_source, packed.weight, packed.bias, flat(out), plan.columns.tile, relu)
     return out
 
 

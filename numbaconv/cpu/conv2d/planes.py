@@ -88,10 +88,9 @@ def pays(problem: Conv2dProblem, direction: str) -> str:
         return "the filter has one column"
     if depth * r * s < _FEWEST_TERMS:
         return f"{depth * r * s} terms, fewer than {_FEWEST_TERMS}"
-    columns = columns_for(results, 4)
     here = -(-results // WIDE_ROWS) * WIDE_ROWS * _COST[direction]
-    there = columns.blocks * columns.block * (1 if columns.wide else 1.15)
-    return f"vectors of {results} channels waste less than those of pixels" if here >= there else ""
+    wasteful = here >= columns_for(results, 4).cost
+    return f"vectors of {results} channels waste less than those of pixels" if wasteful else ""
 
 
 def pack_weight(problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> Packed:

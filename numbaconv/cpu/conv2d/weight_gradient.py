@@ -28,14 +28,23 @@ import numpy as np
 from ...jit import inline, kernel
 from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem
-from ..correlate import TERMS
+from ..correlate import TERMS, rows_of
 from ..correlate_patches import copy_vectors
 from ..layout import channels_last, empty, flat
 from ..local_array import local_array
 from ..memory import scratch
 from ..packing import columns_for
 from ..plane import copy_line
-from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_lines
+from ..simd import (
+    MIDDLE_ROWS,
+    MIDDLE_VECTORS,
+    NARROW_ROWS,
+    NARROW_VECTORS,
+    VECTOR_BYTES,
+    WIDE_ROWS,
+    WIDE_VECTORS,
+    multiply_lines,
+)
 from ..sizes import sizes_of, unpack
 from ..transpose import transpose_block
 
@@ -85,7 +94,7 @@ class _Chunk(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    wide: bool
+    tile: tuple[int, ...]
     reduction: Reduction
     row_offsets: np.ndarray  # from channel 0's plane, of each row (c, r, s) of a group
     chunks: tuple[_Chunk, ...]
@@ -126,7 +135,7 @@ def weight_gradient(
         launch(
             _accumulate, tasks, lines * line_ns,
             planes, grad, sums, plan.row_offsets, chunk.line_offsets, chunk.first_line, chunk.first_line == 0,
-            sizes_of(reduction), plan.wide,
+            sizes_of(reduction), plan.tile,
         )  # fmt: skip
     parts = -(-reduction.rows // _FINISH_ROWS)
     taps = problem.weight_shape[2] * problem.weight_shape[3]
@@ -169,7 +178,7 @@ def _plan(problem: Conv2dProblem, itemsize: int) -> _Plan:
         h, w, c, k, q, left, row_step, column_step, sw // column_step, plane_width, plane,
         problem.groups, depth, depth * r * s, k // problem.groups, cut.blocks, cut.block, splits, runs, run,
     )  # fmt: skip
-    return _Plan(cut.wide, reduction, np.array(offsets, np.int64), chunks, plane_rows)
+    return _Plan(cut.tile, reduction, np.array(offsets, np.int64), chunks, plane_rows)
 
 
 def _chunk(
@@ -214,11 +223,14 @@ def _transpose(first, end, x, planes, row_images, row_inputs, parts, sizes):
 
 
 @inline
-def _tile(wide, planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums, out_start, block,
+def _tile(tile, planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums, out_start, block,
           count, length, first):  # fmt: skip
-    if wide:
+    if len(tile) == 1:
         multiply_lines(planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums,
                        out_start, block, count, length, first, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+    elif len(tile) == 2:
+        multiply_lines(planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums,
+                       out_start, block, count, length, first, MIDDLE_ROWS, MIDDLE_VECTORS)  # fmt: skip
     else:
         multiply_lines(planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums,
                        out_start, block, count, length, first, NARROW_ROWS, NARROW_VECTORS)  # fmt: skip
@@ -238,12 +250,12 @@ def _copy_columns(grad, start, pitch, terms, columns, panel, to, block):
 
 
 @kernel
-def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first_line, initial, sizes, wide):
+def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first_line, initial, sizes, tile):
     """Segment (some lines, or a part of one) > tile of rows: the segment of grad stays in cache."""
     if on_threads_flushing():
         return
     z = unpack(sizes, Reduction)
-    tile_rows = WIDE_ROWS if wide else NARROW_ROWS
+    tile_rows = rows_of(tile)
     length = min(z.line_length, TERMS)
     most = max(1, TERMS // z.line_length)  # lines of a segment
     rows = local_array(z.run, np.int64)
@@ -276,7 +288,7 @@ def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first
                     b, b_start, b_line, b_step = panel, 0, terms * z.block, z.block
                 a_start = group * z.depth * z.plane + q * z.term_step
                 for row in range(0, count, tile_rows):
-                    _tile(wide, planes, a_start, rows, row, line_offsets, line, z.term_step,
+                    _tile(tile, planes, a_start, rows, row, line_offsets, line, z.term_step,
                           b, b_start, b_line, b_step, sums, out_start + row * z.block, z.block, here, terms,
                           initial and line == begin and q == 0)  # fmt: skip
 

@@ -32,7 +32,7 @@ from ..correlate import TERMS, lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, empty, flat, in_layout, layout_of
 from ..local_array import local_array, zeroed_local_array
 from ..memory import scratch
-from ..packing import Columns, Packed, columns_for
+from ..packing import WIDE_AND_NARROW, Columns, Packed, columns_for
 from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_panel
 from ..sizes import sizes_of, unpack
 from .winograd_points import PAIRS
@@ -134,7 +134,7 @@ def _plan(
     n, c, h, w = source
     _, k, p, q = out_shape
     shape = shape_of(results, taps)
-    cut = columns_for(k // groups, itemsize)
+    cut = columns_for(k // groups, itemsize, WIDE_AND_NARROW)
     points = len(shape.points_h) * len(shape.points_w)
     tile_rows = tiles_along(p, dilation[0], len(shape.results_h))
     tile_columns = tiles_along(q, dilation[1], len(shape.results_w))

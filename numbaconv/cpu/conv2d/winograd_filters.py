@@ -12,7 +12,7 @@ from ...shapes import Conv2dProblem, Pair
 from ..layout import contiguous, flat
 from ..local_array import local_array
 from ..memory import buffer
-from ..packing import Packed, columns_for, pack_bias, read_columns
+from ..packing import WIDE_AND_NARROW, Packed, columns_for, pack_bias, read_columns
 from ..sizes import sizes_of, unpack
 from .winograd import filter_pitch, shape_of
 from .winograd_tile import transform_taps
@@ -52,7 +52,7 @@ def pack_filters(
     columns, depth = size
     taps = problem.weight_shape[2], problem.weight_shape[3]
     shape = shape_of(results, taps)
-    cut = columns_for(columns, weight.itemsize)
+    cut = columns_for(columns, weight.itemsize, WIDE_AND_NARROW)
     blocks = problem.groups * cut.blocks
     pitch = filter_pitch(blocks, depth, cut.block)
     count = len(shape.points_h) * len(shape.points_w) * pitch

@@ -28,7 +28,7 @@ from ..correlate import TERMS, zeros
 from ..layout import channels_last, empty, flat
 from ..local_array import local_array
 from ..memory import scratch
-from ..packing import columns_for
+from ..packing import WIDE_AND_NARROW, columns_for
 from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_panel
 from ..sizes import sizes_of, unpack
 from .winograd import PITCH_PADDING, Shape, Tiling, place, shape_of, tiles_along, transform_run
@@ -56,7 +56,7 @@ def _plan(results: int, problem: Conv2dProblem, itemsize: int) -> _Plan:
     _, _, p, q = problem.output_shape
     (dh, dw), (top, _, left, _) = problem.dilation, problem.padding
     shape = shape_of(results, (r, s))
-    cut = columns_for(k // problem.groups, itemsize)
+    cut = columns_for(k // problem.groups, itemsize, WIDE_AND_NARROW)
     tile_rows, tile_columns = tiles_along(p, dh, len(shape.results_h)), tiles_along(q, dw, len(shape.results_w))
     tiles = n * dh * dw * tile_rows * tile_columns
     points = len(shape.points_h) * len(shape.points_w)
