@@ -110,10 +110,12 @@ ODD = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e30, -1e30, 88.8, -88.8, 1e
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "tanh", "gelu", "silu"])
 def test_activations_of_odd_values_are_pytorchs(name, device):
     torch = pytest.importorskip("torch")
-    leaf = torch.from_numpy(ODD.copy()).requires_grad_()
-    expected = getattr(torch.nn.functional, name)(leaf)
+    # One at a time: with AVX-512 from Intel its vectors make a NaN of gelu(inf), its scalars do not.
+    expected = torch.cat(
+        [getattr(torch.nn.functional, name)(torch.from_numpy(ODD[i : i + 1])) for i in range(ODD.size)]
+    )
     y = getattr(functional, name)(there(ODD))
-    np.testing.assert_allclose(to_host(y), expected.detach().numpy(), rtol=1e-5, atol=1e-37)
+    np.testing.assert_allclose(to_host(y), expected.numpy(), rtol=1e-5, atol=1e-37)
 
 
 def test_maximum_of_odd_values(device):
