@@ -91,6 +91,8 @@ def test_chosen_where_vectors_of_channels_would_waste_more():
     assert "stride" in planes.supports(strided)
     assert "groups" in planes.supports(conv2d_problem((8, 4, 32, 32), (6, 2, 3, 3), None, 1, 1, 1, 2))
     assert "column" in planes.pays(conv2d_problem((8, 3, 32, 32), (6, 3, 5, 1), None, 1, 0, 1, 1), "forward")
+    many = conv2d_problem((8, 512, 32, 32), (3, 512, 3, 3), None, 1, 1, 1, 1)
+    assert [choose(many, d, None).name for d in ("forward", "backward_weight")] == ["planes", "direct"]
     assert "terms" in planes.pays(conv2d_problem((8, 1, 32, 32), (6, 1, 3, 3), None, 1, 0, 1, 1), "forward")
 
 

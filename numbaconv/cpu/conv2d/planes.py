@@ -31,7 +31,7 @@ from ..plane import copy_line, write_line
 from ..simd import VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_tile
 from ..sizes import sizes_of, unpack
 from .algorithm import Algorithm
-from .planes_weight_gradient import backward_weight
+from .planes_weight_gradient import MOST_TAPS, backward_weight
 
 _PLANE_BYTES = 1 << 17  # of a task; half of the smallest second-level cache
 _FEWEST_TASKS = 8  # enough to balance a few threads
@@ -86,6 +86,8 @@ def pays(problem: Conv2dProblem, direction: str) -> str:
     results, depth = (c, k) if direction == "backward_input" else (k, c)
     if s == 1:
         return "the filter has one column"
+    if direction == "backward_weight" and depth * r * s > MOST_TAPS:
+        return f"{depth * r * s} taps, more than {MOST_TAPS}: a vector of sums for each"
     if depth * r * s < _FEWEST_TERMS:
         return f"{depth * r * s} terms, fewer than {_FEWEST_TERMS}"
     here = -(-results // WIDE_ROWS) * WIDE_ROWS * _COST[direction]

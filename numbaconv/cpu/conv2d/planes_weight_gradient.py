@@ -30,6 +30,7 @@ from ..sizes import sizes_of, unpack
 
 _SPLITS = 16  # enough to balance a few threads
 _PLANE_BYTES = 1 << 17  # of a unit; half of the smallest second-level cache
+MOST_TAPS = 640  # of all channels: sums of a split, a vector for each and result, that fit a second-level cache
 _MOST_TERMS = 2048  # 512 a lane of the narrowest vectors
 # The register tile: 24 sums, and 10 vectors loaded for 24 multiply-adds. With 16 registers 12, and 8 for 12.
 TILE_RESULTS, TILE_TAPS = 6, WIDE_VECTORS
