@@ -22,6 +22,16 @@ CASES = {
     "5x5_stride2_all_border": ((1, 16, 3, 3), (5, 5), {"stride": 2, "padding": 4}),
     "1x3": ((2, 64, 20, 20), (1, 3), {"padding": (0, 1)}),
     "wide_inside": ((1, 16, 4, 50), (3, 3), {}),
+    # Every number of taps that are added at once, and of those left over, in runs of 8, 14 and 16.
+    **{
+        f"1x{s}_of_{w}": ((1, 16, 2, w), (1, s), {"padding": (0, s // 2)})
+        for s, w in ((1, 9), (2, 14), (3, 33), (4, 28), (5, 48), (6, 42), (7, 56), (8, 5), (9, 32), (10, 31), (15, 70))
+    },
+    **{
+        f"1x{s}_dilation_is_stride": ((1, 16, 2, 60), (1, s), {"stride": (1, 2), "dilation": (1, 2), "padding": (0, s)})
+        for s in (2, 5, 7)
+    },
+    **{f"1x{s}_stride2": ((1, 16, 2, 33), (1, s), {"stride": (1, 2), "padding": (0, 3)}) for s in (4, 7, 11)},
 }
 
 

@@ -1,23 +1,23 @@
 """Depthwise convolution, and grouped convolution with a few channels a group: no register tile has a use.
 
-Channels-last. A run of `PIXELS` results of one vector of channels stays in registers while all taps are added: one load
-of x, and an eighth of a load of a weight, per multiply-add. (Adding tap by tap into a row in memory was four times
-slower: three memory operations per multiply-add.) Runs that touch the left or right border look every pixel up in a
-table, where those outside point to a page of zeros; the others step by a stride.
+Channels-last. A run of `PIXELS` results of one vector of channels stays in registers while all taps are added, up to 8
+of a filter row at once, so that 14 results with 7 taps take 20 loads of x and 7 of weights for 98 multiply-adds. (One
+tap after the other, a load of x each, 7x7 took 1.6 times and 17x17 2.4 times as long, waiting for the second-level
+cache; adding tap by tap into a row in memory four times.) Runs that touch the left or right border look every pixel up
+in a table, where those outside point to a page of zeros; the others step by a stride.
 
 Forward is one grid of results; the input-gradient one per residue class of the stride, with the taps that reach it.
 Cost: 2 * R * S * g flops per element, g channels a group, against 8 bytes of traffic: 3x3 is bound by memory.
 
 Tried and lost: copies of the source rows with zeros beside them, so that no run meets a border (1.5 times slower at
 3x3); the pixels of a run at the border copied into a strip with zeros (1.1 times); all rows of one vector of channels
-before the next (2 times: every line is fetched in another order than it lies). Next idea: two rows of results at a
-time, which read each line of the second-level cache four times instead of seven (7x7 takes 10 cycles for 8
-multiply-adds, and they wait for that cache).
+before the next (2 times: every line is fetched in another order than it lies), or 2, 4, 8 rows (1.1 to 1.4 times).
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +37,10 @@ from .depthwise_tile import group_run
 from .depthwise_weight_gradient import MOST_SUMS, backward_weight
 from .residues import fill, residue_classes
 
-PIXELS = 8  # of a run: 8 sums cover the latency of two multiply-add units
+# Of a run: 8 sums cover the latency of two multiply-add units. More need fewer loads, where there are registers for
+# them, and as many weights, and where they do not overlap too much.
+PIXELS = (8, 14, 16) if VECTOR_BYTES == 64 else (8,)
+FEWEST_TAPS_OF_MANY = 4  # in a row of the filter: with 3, 14 were 1.1 times slower
 FEWEST_CHANNELS = 16  # a vector
 WIDEST_GROUP = VECTOR_BYTES // 8  # channels: whole groups in a vector of float64 too
 
@@ -58,6 +61,8 @@ class Grid(NamedTuple):
     out_row: int
     inside_first: int  # runs that begin from here ...
     inside_last: int  # ... to here touch no border
+    neighbours: int  # whether taps next to each other read pixels next to each other
+    table_step: int  # from the border offsets of one tap to those of the next
 
 
 class _Taps(NamedTuple):
@@ -68,12 +73,12 @@ class _Taps(NamedTuple):
     column_shifts: np.ndarray
     column_weights: np.ndarray
     runs: np.ndarray  # first column of each; the last one overlaps the one before
-    border_offsets: np.ndarray  # [run][tap][pixel]: source offset in the row, or -1
+    border_offsets: np.ndarray  # [run][tap][pixel], or of neighbours [run][tap + pixel]: source offset in row, or -1
     results: np.ndarray  # [run][pixel]: where in the row of results
 
 
 class _Plan(NamedTuple):
-    grids: tuple[tuple[Grid, _Taps], ...]
+    grids: tuple[tuple[Grid, _Taps, tuple[int, ...]], ...]  # the last one is as long as a run has pixels
     covers: bool = True  # every result is of a grid
 
 
@@ -133,10 +138,10 @@ def _run(
     page = zeros(out_shape[1], source.dtype)
     distance = (page.__array_interface__["data"][0] - x.__array_interface__["data"][0]) // x.itemsize
     group = (0,) * problem.weight_shape[1]
-    for grid, taps in plan.grids:
+    for grid, taps, run in plan.grids:
         size = grid.images * grid.rows * grid.columns * grid.channels
         work_ns = size * (0.2 + 0.02 * taps.row_shifts.size * taps.column_shifts.size * len(group))
-        args = x, distance, *packed, flat(out), lowest(relu, out.dtype), sizes_of(grid), taps, group
+        args = x, distance, *packed, flat(out), lowest(relu, out.dtype), sizes_of(grid), taps, group, run
         launch(_convolve, grid.images * grid.rows, work_ns, *args)
     return out
 
@@ -149,7 +154,7 @@ def _forward_plan(problem: Conv2dProblem) -> _Plan:
     (sh, sw), (dh, dw), (top, _, left, _) = problem.stride, problem.dilation, problem.padding
     rows = [(i * dh - top, i * s * group * c) for i in range(r)]
     columns = [(j * dw - left, j * group * c) for j in range(s)]
-    return _Plan((_grid(c, (n, p, q), (sh, sw), (h, w), (p * q * c, q * c, c, 0), rows, columns),))
+    return _Plan((_grid(c, (n, p, q), (sh, sw), (h, w), (p * q * c, q * c, c, 0), rows, columns, group),))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -169,40 +174,53 @@ def _backward_input_plan(problem: Conv2dProblem) -> _Plan:
             columns = [(shift, j * step) for shift, j in column_taps]
             pitches = (h * w * c, sh * w * c, sw * c, (row * w + column) * c)
             size = n, -(-(h - row) // sh), -(-(w - column) // sw)
-            grids.append(_grid(c, size, (1, 1), (p, q), pitches, rows, columns))
+            grids.append(_grid(c, size, (1, 1), (p, q), pitches, rows, columns, group))
     return _Plan(tuple(grids), every_row and every_column)
 
 
 def _grid(
     channels: int, size: tuple[int, int, int], step: tuple[int, int], source: tuple[int, int],
-    out: tuple[int, int, int, int], rows: list[tuple[int, int]], columns: list[tuple[int, int]],
-) -> tuple[Grid, _Taps]:  # fmt: skip
+    out: tuple[int, int, int, int], rows: list[tuple[int, int]], columns: list[tuple[int, int]], group: int,
+) -> tuple[Grid, _Taps, tuple[int, ...]]:  # fmt: skip
     """`size`: images, rows, columns. `out`: pitches of image, row, column, and the start. Taps: (shift, weight)."""
     width = size[2]
+    columns = sorted(columns)
     shifts = [shift for shift, _ in columns]
+    neighbours = all(after - before == step[1] for before, after in itertools.pairwise(shifts))
+    pixels = _run_length(width, len(shifts) if neighbours else 1, group)
     first = -(min(shifts) // step[1]) if min(shifts) < 0 else 0
-    last = (source[1] - 1 - max(shifts)) // step[1] - PIXELS + 1
-    runs = [min(q, max(0, width - PIXELS)) for q in range(0, width, PIXELS)]
-    if width < PIXELS:
+    last = (source[1] - 1 - max(shifts)) // step[1] - pixels + 1
+    runs = [min(q, max(0, width - pixels)) for q in range(0, width, pixels)]
+    if width < pixels:
         last = -1
     offsets, results = [], []
-    for run in runs:
-        pixels = [min(run + j, width - 1) for j in range(PIXELS)]  # those beyond the last repeat it
-        for shift, _ in columns:
-            read = [pixel * step[1] + shift for pixel in pixels]
-            offsets += [w * channels if 0 <= w < source[1] else -1 for w in read]
-        results += [pixel * out[2] for pixel in pixels]
+    for q in runs:
+        if neighbours:
+            read = [(q + j) * step[1] + shifts[0] for j in range(pixels + len(shifts) - 1)]
+        else:
+            read = [(q + j) * step[1] + shift for shift in shifts for j in range(pixels)]
+        offsets += [w * channels if 0 <= w < source[1] else -1 for w in read]
+        results += [min(q + j, width - 1) * out[2] for j in range(pixels)]
     arrays = (
         [shift for shift, _ in rows], [place for _, place in rows],
         [shift * channels for shift, _ in columns], [place for _, place in columns],
         runs, offsets, results,
     )  # fmt: skip
-    grid = Grid(channels, *size, *step, *source, out[3], out[0], out[1], first, last)
-    return grid, _Taps(*(np.array(values, np.int64) for values in arrays))
+    grid = Grid(
+        channels, *size, *step, *source, out[3], out[0], out[1], first, last, neighbours, 1 if neighbours else pixels
+    )
+    return grid, _Taps(*(np.array(values, np.int64) for values in arrays)), (0,) * pixels
+
+
+def _run_length(width: int, taps: int, group: int) -> int:
+    """Of `PIXELS`: the one that computes fewest, those computed twice included."""
+    if group > 1 or taps < FEWEST_TAPS_OF_MANY:
+        return PIXELS[0]
+    return min(reversed(PIXELS), key=lambda pixels: -(-width // pixels) * pixels)
 
 
 @kernel
-def _convolve(first, end, x, zeros, weight, bias, out, floor, sizes, taps, group):
+def _convolve(first, end, x, zeros, weight, bias, out, floor, sizes, taps, group, pixels):
     """Task: one row of results."""
     if on_threads_flushing():
         return
@@ -212,6 +230,8 @@ def _convolve(first, end, x, zeros, weight, bias, out, floor, sizes, taps, group
     row_offsets = local_array(taps.row_shifts.size + 1, np.int64)
     row_weights = local_array(taps.row_shifts.size + 1, np.int64)
     columns = taps.column_shifts.size
+    neighbours = grid.neighbours != 0
+    border_size = taps.border_offsets.size // max(1, taps.runs.size)
     step = grid.column_step * grid.channels
     for task in range(first, end):
         image = task // grid.rows
@@ -229,20 +249,22 @@ def _convolve(first, end, x, zeros, weight, bias, out, floor, sizes, taps, group
         for run in range(taps.runs.size):
             q = taps.runs[run]
             inside = grid.inside_first <= q <= grid.inside_last
-            borders = taps.border_offsets[run * columns * PIXELS :]
-            places = taps.results[run * PIXELS :]
-            pixels = x[q * step :] if inside else x
+            borders = taps.border_offsets[run * border_size :]
+            places = taps.results[run * len(pixels) :]
+            source = x[q * step :] if inside else x
             for c in range(0, grid.channels, lanes):
                 channel = min(c, grid.channels - lanes)  # the last vector overlaps the one before
                 if inside:
                     group_run(
-                        pixels, zeros, row_offsets, row_weights, rows, taps.column_shifts, taps.column_weights, columns,
-                        step, weight, grid.channels, bias, floor, results, places, channel, ahead, group, PIXELS, 0,
+                        source, zeros, row_offsets, row_weights, rows, taps.column_shifts, taps.column_weights, columns,
+                        neighbours, grid.table_step, step, weight, grid.channels, bias, floor, results, places, channel,
+                        ahead, group, pixels, 0,
                     )  # fmt: skip
                 else:
                     group_run(
-                        x, zeros, row_offsets, row_weights, rows, borders, taps.column_weights, columns,
-                        step, weight, grid.channels, bias, floor, results, places, channel, ahead, group, PIXELS, 1,
+                        source, zeros, row_offsets, row_weights, rows, borders, taps.column_weights, columns,
+                        neighbours, grid.table_step, step, weight, grid.channels, bias, floor, results, places, channel,
+                        ahead, group, pixels, 1,
                     )  # fmt: skip
 
 

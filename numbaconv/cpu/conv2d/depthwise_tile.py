@@ -15,6 +15,10 @@ from numba.extending import intrinsic
 
 from ..simd import VECTOR_BYTES, Vectors
 
+# Columns of a filter that are added at once, by channels a group: their weights stay in registers, beside 8 sums.
+# With fewer, x waits for the second-level cache: 7x7 took 10 cycles for 8 multiply-adds.
+TOGETHER = {1: 8, 2: 4, 4: 3, 8: 1} if VECTOR_BYTES == 64 else {1: 4, 2: 2, 4: 1, 8: 1}
+
 
 def _constant(value: int) -> ir.Constant:
     return ir.Constant(ir.IntType(64), value)
@@ -49,69 +53,93 @@ class _Arguments:
 @intrinsic(prefer_literal=True)
 def _group_run(
     typing_context: Any, x: Any, zeros: Any, row_offsets: Any, row_weights: Any, rows: Any,
-    column_offsets: Any, column_weights: Any, columns: Any, pixel_step: Any, weight: Any, weight_step: Any,
+    column_offsets: Any, column_weights: Any, columns: Any, neighbours: Any, table_step: Any, pixel_step: Any,
+    weight: Any, weight_step: Any,
     bias: Any, floor: Any, out: Any, out_offsets: Any, channel: Any, ahead: Any,
     group: Any, pixels: Any, border: Any,
 ) -> Any:  # fmt: skip
     index = types.intp
-    count, size, at_border = pixels.literal_value, group.count, bool(border.literal_value)
+    count, size, at_border = pixels.count, group.count, bool(border.literal_value)
+    together = TOGETHER[size]
     signature = types.void(
-        x, index, row_offsets, row_weights, index, column_offsets, column_weights, index, index, weight, index,
-        bias, x.dtype, out, out_offsets, index, index, group, pixels, border,
+        x, index, row_offsets, row_weights, index, column_offsets, column_weights, index, types.boolean, index, index,
+        weight, index, bias, x.dtype, out, out_offsets, index, index, group, pixels, border,
     )  # fmt: skip
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         a = _Arguments(context, builder, signature, args)
-        vec, channel = a.vec, args[15]
-        x, weight = (builder.gep(a.data(position), [channel]) for position in (0, 9))
+        vec, channel = a.vec, args[17]
+        x, weight = (builder.gep(a.data(position), [channel]) for position in (0, 11))
         zero_page = builder.gep(x, [args[1]])
-        sums = [cgutils.alloca_once_value(builder, vec.load(a.data(11), channel)) for _ in range(count)]
-        steps = [builder.mul(args[8], _constant(j)) for j in range(count)]
+        sums = [cgutils.alloca_once_value(builder, vec.load(a.data(13), channel)) for _ in range(count)]
+        steps = [builder.mul(args[10], _constant(j)) for j in range(count + together - 1)]
+        whole = builder.select(args[8], builder.sdiv(args[7], _constant(together)), _constant(0))
+        left = builder.sub(args[7], builder.mul(whole, _constant(together)))
         with cgutils.for_range(builder, args[4]) as row:
             source = builder.gep(x, [a.entry(a.data(2), row.index)])
             line = builder.gep(weight, [a.entry(a.data(3), row.index)])
-            with cgutils.for_range(builder, args[7]) as column:
-                start = a.entry(a.data(6), column.index)
-                factors = [
-                    vec.load(line, builder.add(start, builder.mul(args[10], _constant(i)))) for i in range(size)
-                ]  # fmt: skip
+
+            def add_taps(first: Any, taps: int, source: Any = source, line: Any = line) -> None:
+                """Of `taps` columns from `first`: every pixel that they read is loaded once."""
+                factors = []
+                for t in range(taps):
+                    start = a.entry(a.data(6), builder.add(first, _constant(t)))
+                    factors.append([
+                        vec.load(line, builder.add(start, builder.mul(args[12], _constant(i)))) for i in range(size)
+                    ])  # fmt: skip
                 if at_border:
-                    table = builder.gep(a.data(5), [builder.mul(column.index, _constant(count))])
+                    table = builder.gep(a.data(5), [builder.mul(first, args[9])])
                 else:
-                    pixel = builder.gep(source, [a.entry(a.data(5), column.index)])
-                for j in range(count):
+                    pixels = builder.gep(source, [a.entry(a.data(5), first)])
+                for place in range(count + taps - 1):
                     if at_border:
-                        offset = a.entry(table, _constant(j))
+                        offset = a.entry(table, _constant(place))
                         outside = builder.icmp_signed("<", offset, _constant(0))
                         there = builder.select(outside, zero_page, builder.gep(source, [offset]))
                         value = vec.load(there, _constant(0))
                     else:
-                        value = vec.load(pixel, steps[j])
-                    for part, factor in zip(a.of_group(value, size), factors, strict=True):
-                        builder.store(vec.multiply_add(part, factor, builder.load(sums[j])), sums[j])
+                        value = vec.load(pixels, steps[place])
+                    parts = a.of_group(value, size)
+                    for t in range(taps):
+                        if 0 <= place - t < count:
+                            total = sums[place - t]
+                            for part, factor in zip(parts, factors[t], strict=True):
+                                builder.store(vec.multiply_add(part, factor, builder.load(total)), total)
+
+            with cgutils.for_range(builder, whole) as chunk:
+                add_taps(builder.mul(chunk.index, _constant(together)), together)
+            first = builder.mul(whole, _constant(together))
+            for taps in range(2, together):
+                with builder.if_then(builder.and_(args[8], builder.icmp_signed("==", left, _constant(taps)))):
+                    add_taps(first, taps)
+            many = builder.and_(args[8], builder.icmp_signed(">", left, _constant(1)))
+            with cgutils.for_range(builder, builder.select(many, _constant(0), left)) as tap:
+                add_taps(builder.add(first, tap.index), 1)
         if not at_border:
-            for step in steps:
-                vec.prefetch(x, builder.add(args[16], step))
-        floor = vec.splat(args[12])
-        out = builder.gep(a.data(13), [channel])
-        for j, total in enumerate(sums):
-            place = vec.at(out, a.entry(a.data(14), _constant(j)))
-            builder.store(vec.at_least(builder.load(total), floor), place, align=vec.itemsize)
+            for step in steps[:count]:
+                vec.prefetch(x, builder.add(args[18], step))
+        floor = vec.splat(args[14])
+        out = builder.gep(a.data(15), [channel])
+        for j in reversed(range(count)):
+            place = vec.at(out, a.entry(a.data(16), _constant(j)))
+            builder.store(vec.at_least(builder.load(sums[j]), floor), place, align=vec.itemsize)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-# group_run(x, zeros, row_offsets, row_weights, rows, column_offsets, column_weights, columns, pixel_step,
-#           weight, weight_step, bias, floor, out, out_offsets, channel, ahead, group, pixels, border)
+# group_run(x, zeros, row_offsets, row_weights, rows, column_offsets, column_weights, columns, neighbours, table_step,
+#           pixel_step, weight, weight_step, bias, floor, out, out_offsets, channel, ahead, group, pixels, border)
 #
-# For j < pixels, a literal, and c in one vector of channels from `channel`, with g = len(group):
+# For j < len(pixels), and c in one vector of channels from `channel`, with g = len(group), both tuples:
 #
 #   out[out_offsets[j] + c] = at least floor of bias[c] + sum over r < rows, s < columns, i < g of
 #       x[row_offsets[r] + place + c // g * g + i] * weight[row_weights[r] + column_weights[s] + i * weight_step + c]
 #
 # where place is column_offsets[s] + j * pixel_step, or, at a `border` (a literal 1 instead of 0),
-# column_offsets[s * pixels + j]; if that is negative, x is read from x[zeros + c], a page of zeros. Away from borders
+# column_offsets[s * table_step + j]; if that is negative, x is read from x[zeros + c], a page of zeros. `neighbours`
+# says that place depends on s + j alone: then each vector of x is loaded once for up to `TOGETHER` columns. Results are
+# written last to first: where several have one place, the first of them stays. Away from borders
 # the lines at x[ahead + j * pixel_step + c], which a later call reads, are fetched: pixels are too far apart, and rows
 # too short, for the processor to see it coming (twice as slow without).
 group_run: Any = _group_run
