@@ -33,7 +33,6 @@ SIMD_FILES = {
     "parallel.py",
     "cpu/simd.py",
     "cpu/sizes.py",
-    "cpu/correlate_patches.py",
     "cpu/dot_tile.py",
     "cpu/local_array.py",
     "cpu/pool_tile.py",

@@ -27,15 +27,11 @@ class Columns(NamedTuple):
     rows: int  # of the tile
     block: int  # columns of one block
     blocks: int
+    cost: float  # of a row, in columns of the wide tile
 
     @property
     def wide(self) -> bool:
         return len(self.tile) == 1
-
-    @property
-    def cost(self) -> float:
-        """Of a row, in columns of the wide tile."""
-        return self.blocks * self.block * TILES[len(self.tile) - 1][1]
 
 
 # And what a column costs, measured with 96 columns and with 32: 12x1 loads 13 values for 12 multiply-adds, 12x2 14 for
@@ -45,20 +41,28 @@ if MIDDLE == NARROW:
     TILES = ((WIDE, 1.0), (NARROW, 1.15), (NARROW, 1.15))
 
 
-def columns_for(width: int, itemsize: int, tiles: tuple[int, ...] = (1, 2, 3)) -> Columns:
+def columns_for(width: int, itemsize: int, tiles: tuple[int, ...] = (1, 2, 3), tails: bool = False) -> Columns:
     """The tile, of those allowed, for results of `width` columns.
 
     The wide tile needs fewer loads per multiply-add, the narrow one wastes fewer columns: 96 columns are one and a
-    half wide blocks but three middle ones.
+    half wide blocks but three middle ones. With `tails` the kernel computes of the last wide block only the vectors
+    that have columns.
     """
     lanes = VECTOR_BYTES // itemsize
     cuts = []
     for number in tiles:
-        tile = TILES[number - 1][0]
+        tile, price = TILES[number - 1]
         block = tile.vectors * lanes
-        cuts.append(Columns((0,) * number, tile.rows, block, -(-width // block)))
+        blocks = -(-width // block)
+        cost = blocks * block * price
+        if tails and number == 1 and width % block:
+            vectors = -(-(width % block) // lanes)
+            cost += vectors * lanes * TAILS[vectors - 1] - block
+        cuts.append(Columns((0,) * number, tile.rows, block, blocks, cost))
     return min(cuts, key=lambda cut: cut.cost)
 
+
+TAILS = (1.6, 1.1, 1.05, 1.0)  # what a column costs of a last wide block of 1, 2, 3 or 4 vectors
 
 WIDE_AND_NARROW = (1, 3)  # for kernels that have both and are compiled once
 

@@ -45,6 +45,10 @@ WIDE_ROWS, WIDE_VECTORS = WIDE
 MIDDLE_ROWS, MIDDLE_VECTORS = MIDDLE
 NARROW_ROWS, NARROW_VECTORS = NARROW
 
+# Rows of b that the innermost loop fetches to the first-level cache, which is mostly smaller than b, before their turn:
+# 6x4 with 1,152 terms 175 GFLOP/s without, 200 with; 2 rows ahead are as bad as none, 8 worse than 4 to 6.
+_AHEAD = 5
+
 _INT = ir.IntType(64)
 _INT32 = ir.IntType(32)
 
@@ -368,6 +372,8 @@ def _multiply_add_terms(
         offset = builder.mul(loop.index, a_step)
         b_row = builder.gep(b, [builder.mul(loop.index, b_step)])
         row = [vec.load(b_row, _constant(v * vec.lanes)) for v in range(tile.vectors)]
+        for v in range(0, tile.vectors, 64 // VECTOR_BYTES):  # every line of 64 bytes
+            vec.prefetch(b_row, builder.add(builder.mul(b_step, _constant(_AHEAD)), _constant(v * vec.lanes)))
         for m in range(tile.rows):
             value = vec.splat(builder.load(builder.gep(a_rows[m], [offset])))
             for v in range(tile.vectors):

@@ -13,7 +13,6 @@ import numpy as np
 
 from ...shapes import Conv2dProblem, Shape4
 from ..correlate import Grid, chunk_size, correlate
-from ..correlate_patches import correlate_patches
 from ..layout import CHANNELS_LAST, empty, flat, in_layout, layout_of, padded_channels_last
 from ..packing import Columns, Packed, Packing, columns_for, pack, pack_bias
 from .algorithm import Algorithm
@@ -33,7 +32,6 @@ class _Plan(NamedTuple):
     tap_offsets: np.ndarray
     grids: tuple[tuple[Grid, np.ndarray], ...]
     source_padding: Shape4  # zeros to put around the source first
-    patches: bool = False
     covers: bool = True  # every result is of a grid
 
 
@@ -79,9 +77,8 @@ def _run(
         fill(out, bias)
     if out.size:
         flat_source = padded_channels_last(source, plan.source_padding, "padded source")
-        compute = correlate_patches if plan.patches else correlate
         for grid, taps in plan.grids:
-            compute(grid, taps, flat_source, packed.weight, packed.bias, flat(out), plan.columns.tile, relu)
+            correlate(grid, taps, flat_source, packed.weight, packed.bias, flat(out), plan.columns.tile, relu)
     return out
 
 
@@ -91,7 +88,7 @@ def forward_plan(problem: Conv2dProblem, itemsize: int) -> _Plan:
     k, depth, r, s = problem.weight_shape
     _, _, p, q = problem.output_shape
     groups, width = problem.groups, k // problem.groups
-    columns = columns_for(width, itemsize)
+    columns = columns_for(width, itemsize, tails=True)
     packing = Packing(
         groups, columns.blocks, columns.block, width, depth,
         group_stride=width * depth * r * s, column_stride=depth * r * s, depth_stride=r * s,
@@ -112,7 +109,7 @@ def _backward_input_plan(problem: Conv2dProblem, itemsize: int) -> _Plan:
     k, width, r, s = problem.weight_shape
     _, _, p, q = problem.output_shape
     groups, depth = problem.groups, k // problem.groups
-    columns = columns_for(width, itemsize)
+    columns = columns_for(width, itemsize, tails=True)
     packing = Packing(
         groups, columns.blocks, columns.block, width, depth,
         group_stride=depth * width * r * s, column_stride=r * s, depth_stride=width * r * s,
@@ -143,7 +140,7 @@ def _grid(
         out_start=out[3], out_image=out[0], out_row=out[1], out_column=out[2],
         groups=packing.groups, depth=packing.depth, group_depth=group_depth, width=packing.width,
         blocks=cut.blocks, block=cut.block, weight_block=taps * packing.depth * cut.block,
-        chunk=chunk_size(rows * columns, cut.rows),
+        chunk=chunk_size(rows * columns, cut.rows), inside=0,
     )  # fmt: skip
 
 
@@ -175,11 +172,12 @@ def _folded(grid: Grid, taps: _Taps, columns: Columns, packing: Packing, filter_
         depth=s * packing.depth,
         source_height=grid.source_height + top + bottom,
         source_width=grid.source_width + left + right,
+        inside=1,
     )
     table = [(h + top, taps.columns[0][0] + left, row) for row, (h, _) in enumerate(taps.rows)]
     tap_offsets = np.array([i * s + j for _, i in taps.rows for _, j in taps.columns], np.int64)
     padding = (top, bottom, left, right)
-    return _Plan(columns, packing, tap_offsets, ((grid, np.array(table, np.int64)),), padding, True)
+    return _Plan(columns, packing, tap_offsets, ((grid, np.array(table, np.int64)),), padding)
 
 
 ALGORITHM = Algorithm(

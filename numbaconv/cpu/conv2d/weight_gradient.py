@@ -29,7 +29,6 @@ from ...jit import inline, kernel
 from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem
 from ..correlate import TERMS, rows_of
-from ..correlate_patches import copy_vectors
 from ..layout import channels_last, empty, flat
 from ..local_array import local_array
 from ..memory import scratch
@@ -46,7 +45,7 @@ from ..simd import (
     multiply_lines,
 )
 from ..sizes import sizes_of, unpack
-from ..transpose import transpose_block
+from ..transpose import copy_vectors, transpose_block
 
 _TASKS = 16  # enough to balance a few threads
 _FAR_BYTES = 2048  # from pixel to pixel: few share a page, many a cache set
