@@ -151,7 +151,7 @@ def _plan(problem: Conv2dProblem, itemsize: int) -> _Plan:
     _, _, p, q = problem.output_shape
     (sh, sw), (dh, dw) = problem.stride, problem.dilation
     top, _, left, _ = problem.padding
-    cut = columns_for(k // problem.groups, itemsize)
+    cut = columns_for(k // problem.groups, itemsize, tails=True)
     # With one tap along an axis only every stride-th row or column is read: only those are transposed.
     row_step, column_step = sh if r == 1 else 1, sw if s == 1 else 1
     plane_width = ((q - 1) * sw + (s - 1) * dw) // column_step + 1
@@ -223,10 +223,21 @@ def _transpose(first, end, x, planes, row_images, row_inputs, parts, sizes):
 
 @inline
 def _tile(tile, planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums, out_start, block,
-          count, length, first):  # fmt: skip
+          columns, count, length, first):  # fmt: skip
     if len(tile) == 1:
-        multiply_lines(planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums,
-                       out_start, block, count, length, first, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+        lanes = VECTOR_BYTES // planes.itemsize
+        if columns > (WIDE_VECTORS - 1) * lanes:
+            multiply_lines(planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums,
+                           out_start, block, count, length, first, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+        elif WIDE_VECTORS > 3 and columns > 2 * lanes:
+            multiply_lines(planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums,
+                           out_start, block, count, length, first, WIDE_ROWS, 3)  # fmt: skip
+        elif WIDE_VECTORS > 2 and columns > lanes:
+            multiply_lines(planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums,
+                           out_start, block, count, length, first, WIDE_ROWS, 2)  # fmt: skip
+        else:
+            multiply_lines(planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums,
+                           out_start, block, count, length, first, WIDE_ROWS, 1)  # fmt: skip
     elif len(tile) == 2:
         multiply_lines(planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums,
                        out_start, block, count, length, first, MIDDLE_ROWS, MIDDLE_VECTORS)  # fmt: skip
@@ -288,7 +299,7 @@ def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first
                 a_start = group * z.depth * z.plane + q * z.term_step
                 for row in range(0, count, tile_rows):
                     _tile(tile, planes, a_start, rows, row, line_offsets, line, z.term_step,
-                          b, b_start, b_line, b_step, sums, out_start + row * z.block, z.block, here, terms,
+                          b, b_start, b_line, b_step, sums, out_start + row * z.block, z.block, columns, here, terms,
                           initial and line == begin and q == 0)  # fmt: skip
 
 
