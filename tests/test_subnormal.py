@@ -16,13 +16,14 @@ pytestmark = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"), reason="other CPUs take subnormals at full speed"
 )
 SMALL = {"float32": 1e-40, "float64": 1e-310}
-# (x, weight, groups): of the algorithms, each supports one of them; work for one thread and for two.
+# (x, weight, groups, stride): of the algorithms, each supports one of them; work for one thread and for two.
 PROBLEMS = [
-    ((1, 16, 8, 8), (16, 16, 3, 3), 1),
-    ((4, 32, 40, 40), (32, 32, 3, 3), 1),
-    ((4, 64, 20, 20), (64, 64, 1, 1), 1),
-    ((4, 64, 40, 40), (64, 1, 3, 3), 64),
-    ((2, 3, 40, 40), (16, 3, 5, 5), 1),
+    ((1, 16, 8, 8), (16, 16, 3, 3), 1, 1),
+    ((4, 32, 40, 40), (32, 32, 3, 3), 1, 1),
+    ((4, 64, 20, 20), (64, 64, 1, 1), 1, 1),
+    ((4, 64, 40, 40), (64, 1, 3, 3), 64, 1),
+    ((2, 3, 40, 40), (16, 3, 5, 5), 1, 1),
+    ((2, 3, 80, 80), (16, 3, 5, 5), 1, 2),
 ]
 
 
@@ -41,13 +42,13 @@ def threads(request):
 @pytest.mark.parametrize("record", ALGORITHMS, ids=lambda record: record.name)
 def test_conv2d(record, dtype, threads):
     tried = 0
-    for x_shape, w_shape, groups in PROBLEMS:
+    for x_shape, w_shape, groups, stride in PROBLEMS:
         padding = w_shape[2] // 2
-        if record.supports(conv2d_problem(x_shape, w_shape, None, 1, padding, 1, groups)):
+        if record.supports(conv2d_problem(x_shape, w_shape, None, stride, padding, 1, groups)):
             continue
         tried += 1
         x, weight = np.full(x_shape, SMALL[dtype], dtype), np.ones(w_shape, dtype)
-        options = {"padding": padding, "groups": groups}
+        options = {"padding": padding, "groups": groups, "stride": stride}
         with algorithm(record.name):
             out = functional.conv2d(x, weight, **options)
             grad = np.full_like(out, SMALL[dtype])

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import ArgumentError, message
 from ...shapes import Conv2dProblem
-from . import depthwise, direct, im2col, planes, pointwise, winograd_variants
+from . import depthwise, direct, im2col, planes, pointwise, sub_pixel, winograd_variants
 from .algorithm import Algorithm
 
 DIRECTIONS = ("forward", "backward_input", "backward_weight")
@@ -21,6 +21,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     pointwise.ALGORITHM,
     depthwise.ALGORITHM,
     planes.ALGORITHM,
+    sub_pixel.ALGORITHM,
     *winograd_variants.ALGORITHMS,
     direct.ALGORITHM,
 )

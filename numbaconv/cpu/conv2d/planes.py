@@ -91,7 +91,7 @@ def pays(problem: Conv2dProblem, direction: str) -> str:
     if depth * r * s < _FEWEST_TERMS:
         return f"{depth * r * s} terms, fewer than {_FEWEST_TERMS}"
     here = -(-results // WIDE_ROWS) * WIDE_ROWS * _COST[direction]
-    wasteful = here >= columns_for(results, 4).cost
+    wasteful = here >= columns_for(results, 4, tails=True).cost
     return f"vectors of {results} channels waste less than those of pixels" if wasteful else ""
 
 
