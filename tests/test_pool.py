@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from compare import CHANNELS_LAST, LAYOUTS, Unchanged, assert_close, random_array
+from guards import guarded
 from pool_reference import (
     ADAPTIVE,
     CASES,
@@ -284,6 +285,35 @@ def test_mean_of_equal_numbers_is_that_number():
     np.testing.assert_array_equal(functional.adaptive_avg_pool2d(large, 1), np.float32(0.1))
 
 
+@pytest.mark.reduced
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_mean_of_planes_of_every_size(dtype, rng):
+    """Whole vectors of planes and what is left over: right, and the same bits wherever a plane is."""
+    for size in (*range(1, 36), 48, 49, 63, 64, 65, 128, 129, 255, 256, 257, 700):
+        x = rng.standard_normal((2, 37, 1, size)).astype(dtype)
+        x[:, 11:] = x[:1, :1]
+        output = functional.adaptive_avg_pool2d(x, 1)
+        assert_close(output, x.astype("float64").mean((2, 3), keepdims=True), dtype, str(size))
+        assert (output[:, 11:] == output[0, 0]).all()
+
+
+@pytest.mark.reduced
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("channels", range(1, 20))
+def test_tiles_of_few_channels(channels, dtype, rng):
+    """Vectors written over the next pixels: what comes after a row, and after the array, stays as it is."""
+    for kernel, size in ((2, (6, 8)), (3, (7, 11)), ((1, 2), (3, 5)), (4, (4, 4))):
+        x = LAYOUTS["channels_last"](rng.standard_normal((2, channels, *size)).astype(dtype))
+        case = PoolCase("", x.shape, kernel)
+        with guarded():
+            output = functional.avg_pool2d(x, kernel)
+            grad_output = LAYOUTS["channels_last"](rng.standard_normal(output.shape).astype(dtype))
+            grad = functional.avg_pool2d_backward(grad_output, x.shape, kernel)
+        windows = mean_windows(case, True)
+        assert_close(output, mean_loops(x, windows), dtype, "output")
+        assert_close(grad, mean_backward_loops(grad_output, x.shape, windows), dtype, "gradient")
+
+
 # --- memory ------------------------------------------------------------------------------------------------
 
 
@@ -351,7 +381,8 @@ def test_serial_and_parallel_agree_in_every_bit(order, rng, monkeypatch):
 
 
 def test_both_orders_agree_in_every_bit(rng):
-    x = random_array(rng, (2, 7, 9, 8), "float32")
+    """Of sums without rounding: they add in different orders."""
+    x = few_values(rng, (2, 7, 9, 8), "float32")
     last = LAYOUTS["channels_last"](x)
     for pool in (lambda a: functional.avg_pool2d(a, 3, stride=2), lambda a: functional.adaptive_avg_pool2d(a, 3)):
         np.testing.assert_array_equal(pool(x), pool(last))

@@ -13,14 +13,15 @@ from ..parallel import launch, on_threads
 from ..shapes import Pool2dProblem
 from .layout import dense, empty, flat, layout_of, planes
 from .local_array import local_array
-from .pool_tasks import LANES, at, has_vectors, task_bounds, tasks_of
-from .pool_tile import window_sum
+from .pool_tasks import LANES, at, task_bounds, tasks_of
+from .pool_tile import mean_lines, scale_vector, sum_line, window_sum
 from .simd import VECTOR_BYTES
 
 # Vectors of channels in registers. With 4, of channels that are 2,048 a pixel, a mean over 7x7 took four times as long:
 # each pixel is a page of its own.
 _UNROLLED = 8
-_MOST_TERMS = 256  # of a window whose sums run in its own dtype
+_MOST_TERMS = 256  # of a window, or a part of a plane, whose sums run in its own dtype
+_FEWEST_CHANNELS = 3  # of a pixel that is summed as a vector, the next pixels' channels with it
 
 
 class _Axis(NamedTuple):
@@ -29,21 +30,20 @@ class _Axis(NamedTuple):
     windows: np.ndarray  # int64 (2, outputs): the first and the end input of each
     weights: np.ndarray  # float64 (inputs,)
     divisors: np.ndarray  # float64 (outputs,)
+    weights_float32: np.ndarray
+    longest: int  # inputs of the longest window
+    sums: bool  # whether inputs are added as they are, and only then divided
+    spreads: bool  # whether, of one input, every output is that input times its weight: its window may be empty, too
 
-    @property
-    def longest(self) -> int:
-        """Inputs of the longest window."""
-        return int(np.max(self.windows[1] - self.windows[0], initial=0))
+    def weights_of(self, dtype: np.dtype) -> np.ndarray:
+        return self.weights if dtype == np.float64 else self.weights_float32
 
-    @property
-    def sums(self) -> bool:
-        """Whether inputs are added as they are, and only then divided."""
-        return bool(np.all(self.weights == 1))
 
-    @property
-    def spreads(self) -> bool:
-        """Whether, of one input, every output is that input times its weight: its window may be empty, too."""
-        return bool(np.all(self.windows[1] > self.windows[0]) and np.all(self.divisors == 1))
+def _axis(windows: np.ndarray, weights: np.ndarray, divisors: np.ndarray) -> _Axis:
+    lengths = windows[1] - windows[0]
+    longest = int(np.max(lengths, initial=0))
+    spreads = bool(np.all(lengths > 0) and np.all(divisors == 1))
+    return _Axis(windows, weights, divisors, weights.astype(np.float32), longest, bool(np.all(weights == 1)), spreads)
 
 
 def _pool_axis(
@@ -54,14 +54,14 @@ def _pool_axis(
     end = np.minimum(start + kernel_size, size + padding)
     windows = np.stack([np.maximum(start, 0), np.minimum(end, size)])
     lengths = end - start if count_include_pad else windows[1] - windows[0]
-    return _Axis(windows, np.ones(size), lengths.astype(np.float64))
+    return _axis(windows, np.ones(size), lengths.astype(np.float64))
 
 
 def _adaptive_axis(size: int, output_size: int) -> _Axis:
     """Windows from floor(i * size / output_size) to ceil((i + 1) * size / output_size)."""
     i = np.arange(output_size)
     windows = np.stack([i * size // output_size, -(-(i + 1) * size // output_size)])
-    return _Axis(windows, np.ones(size), (windows[1] - windows[0]).astype(np.float64))
+    return _axis(windows, np.ones(size), (windows[1] - windows[0]).astype(np.float64))
 
 
 def _transposed(axis: _Axis) -> _Axis:
@@ -72,7 +72,7 @@ def _transposed(axis: _Axis) -> _Axis:
     inputs = np.arange(axis.weights.size)
     first = np.searchsorted(axis.windows[1], inputs, side="right")  # windows before it end at or before the input
     end = np.searchsorted(axis.windows[0], inputs, side="right")  # windows from it on start after the input
-    return _Axis(np.stack([first, end]), 1 / axis.divisors, np.ones(inputs.size))
+    return _axis(np.stack([first, end]), 1 / axis.divisors, np.ones(inputs.size))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -113,12 +113,18 @@ def _window_sums(x: np.ndarray, rows: _Axis, columns: _Axis) -> np.ndarray:
     n, c, h, w = x.shape
     p, q = rows.divisors.size, columns.divisors.size
     out = empty((n, c, p, q), x.dtype, layout_of(x))
-    if has_vectors(x, inner) and rows.longest * columns.longest <= _MOST_TERMS:
-        weights = rows.weights.astype(x.dtype), columns.weights.astype(x.dtype)
+    lanes = VECTOR_BYTES // x.itemsize
+    if inner < lanes and rows.longest <= 1 and columns.longest <= 1 and (h, w) != (1, 1):
+        launch(
+            _spread_windows, outer * p, out.size * 0.5, flat(x), flat(out), (h, w, p, q, inner),
+            rows.windows, rows.weights, columns.windows, columns.weights,
+        )  # fmt: skip
+    elif inner >= _FEWEST_CHANNELS and rows.longest * columns.longest <= _MOST_TERMS:
         work = out.size * (0.5 + 0.1 * rows.longest * columns.longest)
         launch(
             _sum_channels, outer * p, work, flat(x), flat(out), (h, w, p, q, inner),
-            rows.windows, weights[0], rows.divisors, columns.windows, weights[1], columns.divisors,
+            rows.windows, rows.weights_of(x.dtype), rows.divisors,
+            columns.windows, columns.weights_of(x.dtype), columns.divisors,
         )  # fmt: skip
     elif inner == 1 and (p, q) == (1, 1) and rows.longest == h and columns.longest == w and rows.sums and columns.sums:
         launch(
@@ -162,8 +168,29 @@ def _sum_channels(
             divisor = x.dtype.type(row_divisors[p] * column_divisors[q])
             start = ((n * height + h) * width + w) * channels
             to = (task * out_width + q) * channels
+            if channels < lanes:
+                # A whole vector, whose end is of other pixels, unless that is beyond the arrays, or another task's.
+                last = start + (rows - 1) * row_pitch + columns * channels + lanes
+                if last <= x.size and to + lanes <= (task + 1) * out_width * channels:
+                    window_sum(x, start, rows, row_pitch, columns, channels, row_weights, h, column_weights, w,
+                               divisor, out, to, 1)  # fmt: skip
+                else:
+                    for c in range(channels):
+                        total = x.dtype.type(0)
+                        for i in range(rows):
+                            line = x.dtype.type(0)
+                            for j in range(columns):
+                                line += x[start + i * row_pitch + j * channels + c] * column_weights[w + j]
+                            total += line * row_weights[h + i]
+                        out[to + c] = total / divisor
+                continue
             c = 0
             while c < channels:
+                if c + 4 * lanes <= channels < c + _UNROLLED * lanes:
+                    window_sum(x, start + c, rows, row_pitch, columns, channels, row_weights, h, column_weights, w,
+                               divisor, out, to + c, 4)  # fmt: skip
+                    c += 4 * lanes
+                    continue
                 if c + _UNROLLED * lanes <= channels:
                     window_sum(x, start + c, rows, row_pitch, columns, channels, row_weights, h, column_weights, w,
                                divisor, out, to + c, _UNROLLED)  # fmt: skip
@@ -180,22 +207,20 @@ _PLANES = 64  # of a task
 
 @kernel
 def _sum_planes(first, end, x, out, planes, divisor):
-    """Channels-first, one window: the mean of each plane, in 8 independent sums."""
+    """Channels-first, one window: the mean of each plane."""
     if on_threads():
         return
     size = x.size // planes
-    sums = local_array(8, np.float64)
-    for plane in range(first * _PLANES, min(end * _PLANES, planes)):
-        values = x[plane * size : (plane + 1) * size]
-        sums[:] = 0.0
-        whole = size - size % 8
-        for i in range(0, whole, 8):
-            for j in range(8):
-                sums[j] += values[at(i + j)]
-        total = ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]))
-        for i in range(whole, size):
-            total += values[i]
-        out[plane] = total / divisor
+    lanes = VECTOR_BYTES // x.itemsize
+    plane, last = first * _PLANES, min(end * _PLANES, planes)
+    while size <= 4 * lanes and plane + lanes <= last:
+        mean_lines(x, plane * size, size, x.dtype.type(divisor), out, plane)
+        plane += lanes
+    for rest in range(plane, last):
+        total = 0.0
+        for i in range(0, size, _MOST_TERMS):
+            total += sum_line(x, rest * size + i, min(_MOST_TERMS, size - i))
+        out[rest] = total / divisor
 
 
 @kernel
@@ -209,6 +234,45 @@ def _spread_planes(first, end, x, out, planes, factor):
         part = out[plane * size : (plane + 1) * size]
         for i in range(size):
             part[i] = value
+
+
+@kernel
+def _spread_windows(first, end, x, out, sizes, row_windows, row_weights, column_windows, column_weights):
+    """Windows of at most one pixel, of less than a vector of channels: the gradient of means over tiles.
+
+    Task: a row of outputs. With several channels a whole vector is written for each pixel, over the next ones, which
+    come later; not over the next row.
+    """
+    if on_threads():
+        return
+    height, width, out_height, out_width, channels = sizes
+    lanes = VECTOR_BYTES // x.itemsize
+    size = out_width * channels
+    nothing = x.dtype.type(0)
+    for task in range(first, end):
+        plane = task // out_height
+        p = task - plane * out_height
+        results = out[task * size : (task + 1) * size]
+        h = row_windows[0, p]
+        if row_windows[1, p] == h:
+            for i in range(size):
+                results[i] = 0
+            continue
+        start = (plane * height + h) * width * channels
+        values = x[start : start + width * channels]
+        for q in range(out_width):
+            w = min(column_windows[0, q], width - 1)  # beyond the last window there may be none
+            factor = x.dtype.type(row_weights[h] * column_weights[at(w)])
+            covered = column_windows[1, q] > column_windows[0, q]
+            if channels == 1:
+                value = values[at(w)] * factor
+                results[q] = value if covered else nothing
+            elif covered and q * channels + lanes <= size and start + w * channels + lanes <= x.size:
+                scale_vector(x, start + w * channels, factor, out, task * size + q * channels)
+            else:
+                for c in range(channels):
+                    value = values[at(w * channels + c)] * factor
+                    results[q * channels + c] = value if covered else nothing
 
 
 @kernel

@@ -205,3 +205,96 @@ def _window_sum(
 # For c < vectors * lanes: out[out_start + c] = the sum over the window, row i and column j, of
 # row_weights[row + i] * column_weights[column + j] * x[start + c + ...], divided by `divisor`.
 window_sum: Any = _window_sum
+
+
+@intrinsic
+def _scale_vector(typing_context: Any, x: Any, start: Any, factor: Any, out: Any, out_start: Any) -> Any:
+    signature = types.void(x, types.intp, x.dtype, out, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        w = _Window(context, builder, signature, args, 1)
+        value = builder.fmul(w.vec.load(w.pointer(0, args[1]), _constant(0)), w.vec.splat(args[2]))
+        builder.store(value, w.vec.at(w.pointer(3, args[4]), _constant(0)), align=w.vec.itemsize)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# scale_vector(x, start, factor, out, out_start): out[out_start + c] = x[start + c] * factor for c < lanes.
+scale_vector: Any = _scale_vector
+
+
+def _of_pairs(vec: Vectors, a: Any, b: Any) -> Any:
+    """The sums of neighbouring lanes: those of a, then those of b."""
+    kind = ir.VectorType(_INT32, vec.lanes)
+    even, odd = (ir.Constant(kind, list(range(first, 2 * vec.lanes, 2))) for first in (0, 1))
+    return vec.builder.fadd(vec.builder.shuffle_vector(a, b, even), vec.builder.shuffle_vector(a, b, odd))
+
+
+def _short_line(vec: Vectors, source: Any, count: Any) -> list[Any]:
+    """4 vectors of a line, zeros from `count` on."""
+    return [
+        vec.masked_load(vec.at(source, _constant(v * vec.lanes)), vec.first_lanes(count, v * vec.lanes))
+        for v in range(4)
+    ]
+
+
+def _total(vec: Vectors, values: list[Any]) -> Any:
+    return vec.builder.fadd(vec.builder.fadd(*values[:2]), vec.builder.fadd(*values[2:]))
+
+
+@intrinsic
+def _sum_line(typing_context: Any, x: Any, start: Any, count: Any) -> Any:
+    signature = x.dtype(x, types.intp, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        w = _Window(context, builder, signature, args, 1)
+        vec, source, count = w.vec, w.pointer(0, args[1]), args[2]
+        sums = [cgutils.alloca_once_value(builder, value) for value in _short_line(vec, source, count)]
+        step = _constant(4 * vec.lanes)
+        with builder.if_then(builder.icmp_signed(">", count, step), likely=False):
+            whole = builder.sub(count, builder.srem(count, step))
+            with cgutils.for_range_slice(builder, step, whole, step, inc=True) as (at, _):
+                for v, total in enumerate(sums):
+                    value = vec.load(source, builder.add(at, _constant(v * vec.lanes)))
+                    builder.store(builder.fadd(builder.load(total), value), total)
+            with cgutils.for_range_slice(builder, whole, count, _constant(vec.lanes), inc=True) as (at, _):
+                value = vec.masked_load(vec.at(source, at), vec.first_lanes(builder.sub(count, at), 0))
+                builder.store(builder.fadd(builder.load(sums[0]), value), sums[0])
+        total = _total(vec, [builder.load(part) for part in sums])
+        for _ in range(vec.lanes.bit_length() - 1):
+            total = _of_pairs(vec, total, total)
+        return builder.extract_element(total, _constant(0))
+
+    return signature, codegen
+
+
+# sum_line(x, start, count): the sum of x[start : start + count], in 4 vectors of sums.
+sum_line: Any = _sum_line
+
+
+@intrinsic
+def _mean_lines(
+    typing_context: Any, x: Any, start: Any, count: Any, divisor: Any, out: Any, out_start: Any
+) -> Any:  # fmt: skip
+    signature = types.void(x, types.intp, types.intp, x.dtype, out, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        w = _Window(context, builder, signature, args, 1)
+        vec, source, count = w.vec, w.pointer(0, args[1]), args[2]
+        totals = [
+            _total(vec, _short_line(vec, builder.gep(source, [builder.mul(count, _constant(i))]), count))
+            for i in range(vec.lanes)
+        ]
+        while len(totals) > 1:
+            totals = [_of_pairs(vec, *totals[i : i + 2]) for i in range(0, len(totals), 2)]
+        mean = builder.fdiv(totals[0], vec.splat(args[3]))
+        builder.store(mean, vec.at(w.pointer(4, args[5]), _constant(0)), align=vec.itemsize)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# mean_lines(x, start, count, divisor, out, out_start): out[out_start + i] = sum_line(x, start + i * count, count) /
+# divisor for i < lanes, with the same bits; count is at most 4 vectors. The horizontal sums of all lines are one tree.
+mean_lines: Any = _mean_lines
