@@ -12,9 +12,10 @@ from ..jit import kernel
 from ..parallel import launch, on_threads
 from ..shapes import Pool2dProblem
 from .layout import dense, empty, flat, layout_of, planes
+from .line_tile import mean_lines, sum_line
 from .local_array import local_array
 from .pool_tasks import LANES, at, task_bounds, tasks_of
-from .pool_tile import mean_lines, scale_vector, sum_line, window_sum
+from .pool_tile import scale_vector, window_sum
 from .simd import VECTOR_BYTES
 
 # Vectors of channels in registers. With 4, of channels that are 2,048 a pixel, a mean over 7x7 took four times as long:

@@ -1,6 +1,6 @@
 """Cross-entropy with class labels where a position's classes follow each other in memory, and are many.
 
-Vectors run along the classes, in x's own dtype: a maximum, exponentials and their sum, `LANES` of each side by side.
+Vectors run along the classes, in x's own dtype: a maximum, exponentials and their sum.
 (The tiles of `softmax`, which turn rows into columns and take exponentials in float64, need three times as long for
 1,000 classes.) Bytes: x is read twice from cache, the gradient written twice.
 """
@@ -14,10 +14,10 @@ import numpy as np
 from ..jit import helper, kernel
 from ..parallel import launch, on_threads
 from .layout import around_axis, empty_like, flat
+from .line_tile import max_line, sum_line
 from .local_array import local_array
-from .transcendental import exp
+from .transcendental import decay
 
-LANES = 16
 FEWEST = 64  # classes
 _TASK = 16384  # elements of a task, about
 _NS_PER_ELEMENT = 1.0
@@ -53,35 +53,15 @@ def class_gradients(x: np.ndarray, labels: np.ndarray, weights: np.ndarray, labe
 
 
 @helper
-def _exponentials(values, out, lanes):
-    """out = exp(values - largest); returns (largest, the sum of out). A NaN is passed over, and comes back in the sum.
-
-    The exponentials are a plain loop of their own: with a sum in it LLVM does not vectorise them.
+def _exponentials(x, start, count, out, out_start):
+    """out = exp(x - largest) of one row; returns (largest, the sum of out). A NaN is passed over, and comes back in the
+    sum.
     """
-    whole = values.size - values.size % LANES
-    lanes[:] = -np.inf
-    for c in range(0, whole, LANES):
-        run = values[c : c + LANES]
-        for j in range(LANES):
-            lanes[j] = run[j] if run[j] > lanes[j] else lanes[j]
-    largest = lanes[0]
-    for j in range(1, LANES):
-        largest = lanes[j] if lanes[j] > largest else largest
-    for c in range(whole, values.size):
-        largest = values[c] if values[c] > largest else largest
-    for c in range(values.size):
-        out[c] = exp(values[c] - largest)
-    lanes[:] = 0
-    for c in range(0, whole, LANES):
-        run = out[c : c + LANES]
-        for j in range(LANES):
-            lanes[j] += run[j]
-    total = 0.0
-    for j in range(LANES):
-        total += np.float64(lanes[j])
-    for c in range(whole, values.size):
-        total += np.float64(out[c])
-    return largest, total
+    largest = max_line(x, start, count)
+    values, results = x[start : start + count], out[out_start : out_start + count]
+    for c in range(count):
+        results[c] = decay(values[c] - largest)
+    return largest, np.float64(sum_line(out, out_start, count))
 
 
 @kernel
@@ -89,14 +69,14 @@ def _losses(first, end, x, target, losses, label_smoothing, ignore_index, rows):
     if on_threads():
         return
     channels = x.size // losses.size
-    lanes, exponentials = local_array(LANES, x.dtype), local_array(channels, x.dtype)
+    exponentials = local_array(channels, x.dtype)
     for row in range(first * rows, min(end * rows, losses.size)):
         label = target[row]
         if label == ignore_index:
             losses[row] = 0.0
             continue
         values = x[row * channels : (row + 1) * channels]
-        largest, total = _exponentials(values, exponentials, lanes)
+        largest, total = _exponentials(x, row * channels, channels, exponentials, 0)
         log_total = math.log(total)
         loss = log_total - (np.float64(values[label]) - np.float64(largest))
         if label_smoothing > 0:
@@ -112,15 +92,13 @@ def _gradients(first, end, x, target, weights, out, label_smoothing, rows):
     if on_threads():
         return
     channels = x.size // weights.size
-    lanes = local_array(LANES, x.dtype)
     for row in range(first * rows, min(end * rows, weights.size)):
-        values = x[row * channels : (row + 1) * channels]
         grads = out[row * channels : (row + 1) * channels]
         weight = weights[row]
         if weight == 0:
             grads[:] = 0
             continue
-        _, total = _exponentials(values, grads, lanes)
+        _, total = _exponentials(x, row * channels, channels, out, row * channels)
         factor = out.dtype.type(weight / total)
         everywhere = out.dtype.type(weight * (label_smoothing / channels))
         for c in range(channels):

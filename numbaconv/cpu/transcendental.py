@@ -17,7 +17,7 @@ import numpy as np
 from ..jit import always_inline, by_dtype, inline
 from .exponential import exponential
 
-__all__ = ["erf", "exp", "tanh"]
+__all__ = ["decay", "erf", "exp", "tanh"]
 
 
 def _constants(*values: float) -> tuple[np.float32, ...]:
@@ -27,11 +27,12 @@ def _constants(*values: float) -> tuple[np.float32, ...]:
 _ONE, _TWO = _constants(1, 2)
 _LOG2_E, _LN2_HIGH, _LN2_LOW = _constants(1 / math.log(2), 0.693359375, math.log(2) - 0.693359375)
 _LEAST, _MOST = _constants(-104, 89)  # exp is 0 below and inf above
+_LEAST_NORMAL, _ZERO = _constants(-87, 0)
 _ROUND = np.float32(1.5 * 2**23)  # added, it leaves the nearest integer in the low bits
 _ROUND_BITS, _BIAS, _MANTISSA_BITS, _HALF = np.int32(_ROUND.view(np.int32)), np.int32(127), np.int32(23), np.int32(1)
 _E2, _E3, _E4, _E5, _E6 = _constants(0.5, 0.16666573, 0.04166655, 0.008363774, 0.0013926927)
 
-_TANH_SMALL = np.float32(0.625)
+_TANH_SMALL, _TANH_ONE = _constants(0.625, 20)  # tanh(20) is 1 in float32
 _T1, _T2, _T3, _T4, _T5 = _constants(-0.33333328, 0.13332719, -0.053843264, 0.02096133, -0.006045165)
 
 _ERF_SMALL, _ERF_ONE = _constants(0.92, 4)  # erf(4) is 1 in float32
@@ -43,19 +44,46 @@ _L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8 = _constants(
 
 
 @inline
-def _exp_float32(x):
-    always_inline()
-    bounded = _LEAST if x < _LEAST else x
-    bounded = _MOST if bounded > _MOST else bounded
-    shifted = np.float32(bounded * _LOG2_E + _ROUND)
+def _exp_of_rest(x, shifted):
+    """exp(x - n ln 2), for the integer n in shifted."""
     n = shifted - _ROUND
-    r = (bounded - n * _LN2_HIGH) - n * _LN2_LOW
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
     series = _E6
     series = series * r + _E5
     series = series * r + _E4
     series = series * r + _E3
     series = series * r + _E2
-    series = series * (r * r) + r + _ONE
+    return series * (r * r) + r + _ONE
+
+
+@inline
+def _exp_within(x):
+    """exp(x) of -87 <= x <= 88, or NaN: half the instructions."""
+    shifted = np.float32(x * _LOG2_E + _ROUND)
+    power = np.int32((shifted.view(np.int32) + _BIAS) << _MANTISSA_BITS)
+    return _exp_of_rest(x, shifted) * power.view(np.float32)
+
+
+@inline
+def _decay_float32(x):
+    always_inline()
+    bounded = _LEAST_NORMAL if x < _LEAST_NORMAL else x
+    return _ZERO if x < _LEAST_NORMAL else _exp_within(bounded)
+
+
+@inline
+def _decay_float64(x):
+    always_inline()
+    return exponential(x)
+
+
+@inline
+def _exp_float32(x):
+    always_inline()
+    bounded = _LEAST if x < _LEAST else x
+    bounded = _MOST if bounded > _MOST else bounded
+    shifted = np.float32(bounded * _LOG2_E + _ROUND)
+    series = _exp_of_rest(bounded, shifted)
     # 2^n in two factors: n runs from -150 to 128, an exponent only from -126 to 127.
     power = np.int32(shifted.view(np.int32) - _ROUND_BITS)
     half = np.int32(power >> _HALF)
@@ -84,7 +112,8 @@ def _tanh_float32(x):
     series = series * square + _T1
     small = x + x * square * series
     size = abs(x)
-    large = _ONE - _TWO / (_exp_float32(_TWO * size) + _ONE)
+    bounded = _TANH_ONE if size > _TANH_ONE else size
+    large = _ONE - _TWO / (_exp_within(_TWO * bounded) + _ONE)
     large = large if x > 0 else -large
     return small if size < _TANH_SMALL else large
 
@@ -126,7 +155,7 @@ def _erf_float32(x):
     logarithm = logarithm * t + _L2
     logarithm = logarithm * t + _L1
     logarithm = logarithm * t + _L0
-    large = _ONE - _exp_float32(logarithm)
+    large = _ONE - _exp_within(logarithm)
     large = large if x > 0 else -large
     return small if size < _ERF_SMALL else large
 
@@ -138,5 +167,6 @@ def _erf_float64(x):
 
 
 exp = by_dtype(_exp_float32, _exp_float64)
+decay = by_dtype(_decay_float32, _decay_float64)  # exp(x) of x <= 0; 0 where that would be subnormal
 tanh = by_dtype(_tanh_float32, _tanh_float64)
 erf = by_dtype(_erf_float32, _erf_float64)
