@@ -52,7 +52,7 @@ def test_first_conv2d_compiles_one_kernel_and_its_two_packers(tmp_path):
     assert report["compiled"] == {f"numbaconv.cpu.{name}": 1 for name in kernels}
 
 
-def test_a_first_small_conv2d_compiles_one_kernel_and_its_product(tmp_path):
+def test_a_first_small_conv2d_compiles_one_kernel_and_its_two_helpers(tmp_path):
     report = run_cold(
         """
         x = rng.standard_normal((1, 8, 5, 5), dtype=np.float32)
@@ -61,8 +61,8 @@ def test_a_first_small_conv2d_compiles_one_kernel_and_its_product(tmp_path):
         """,
         tmp_path,
     )
-    kernels = ("_convolve", "_products")
-    assert report["compiled"] == {f"numbaconv.cpu.conv2d.im2col.{name}": 1 for name in kernels}
+    kernels = ("im2col._convolve", "im2col._products", "im2col_patches.copy_patches")
+    assert report["compiled"] == {f"numbaconv.cpu.conv2d.{name}": 1 for name in kernels}
 
 
 LENET_STEP = """
