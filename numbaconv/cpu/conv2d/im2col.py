@@ -55,16 +55,19 @@ def _convolve(first, end, x, weight, bias, out, sizes, floor):
     pixels, terms = z.out_height * z.out_width, z.channels * z.filter_height * z.filter_width
     patches, offsets = local_array(pixels * terms, x.dtype), local_array(terms, np.int64)
     patch_offsets(z, offsets)
+    beginning = np.int64(0)  # a literal would be a type of its own
     for n in range(first, end):
         for group in range(z.groups):
-            copy_patches(x, n * z.x_image + group * z.channels * z.x_channel, 0, pixels, z, offsets, patches, terms)
+            copy_patches(
+                x, n * z.x_image + group * z.channels * z.x_channel, beginning, pixels, z, offsets, patches, terms
+            )
             column = group * z.columns
             start = n * z.out_image + column * z.out_channel
             filters = column * terms
             if z.out_pixel == 1:  # channels-first: the rows of the result are filters
-                _products(weight, filters, z.columns, patches, 0, pixels, terms, out, start, z.out_channel)
+                _products(weight, filters, z.columns, patches, beginning, pixels, terms, out, start, z.out_channel)
             else:
-                _products(patches, 0, pixels, weight, filters, z.columns, terms, out, start, z.out_pixel)
+                _products(patches, beginning, pixels, weight, filters, z.columns, terms, out, start, z.out_pixel)
         for k in range(z.groups * z.columns):
             start = n * z.out_image + k * z.out_channel
             value = bias[k] if bias.size > 0 else out.dtype.type(0)

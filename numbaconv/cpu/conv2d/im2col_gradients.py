@@ -125,6 +125,7 @@ def _weight_gradient(first, end, grad, x, out, images, sizes):
     patch_offsets(z, offsets)
     patches = zeroed_local_array(min(pixels, _RUN) * pitch, out.dtype)
     sums = local_array(z.columns * pitch, out.dtype)
+    beginning = np.int64(0)  # a literal would be a type of its own
     for group in range(first, end):
         if images * pixels == 0:
             sums[:] = 0
@@ -134,7 +135,7 @@ def _weight_gradient(first, end, grad, x, out, images, sizes):
             for pixel in range(0, pixels, _RUN):
                 count = min(_RUN, pixels - pixel)
                 copy_patches(x, source, pixel, count, z, offsets, patches, pitch)
-                _product(grad, start + pixel * z.out_pixel, z.out_channel, z.out_pixel, patches, 0, pitch, sums,
+                _product(grad, start + pixel * z.out_pixel, z.out_channel, z.out_pixel, patches, beginning, pitch, sums,
                          z.columns, count, n == 0 and pixel == 0)  # fmt: skip
         for k in range(z.columns):
             row = out[(group * z.columns + k) * terms :][:terms]
