@@ -36,7 +36,7 @@ from .planes_weight_gradient import MOST_TAPS, backward_weight
 _PLANE_BYTES = 1 << 17  # of a task; half of the smallest second-level cache
 _FEWEST_TASKS = 8  # enough to balance a few threads
 # Of a vector's lane, to that of the wide tile over channels: results computed for nothing, and copies (measured).
-_COST = {"forward": 1.25, "backward_input": 1.25, "backward_weight": 1.4}
+_COST = {"forward": 1.25, "backward_input": 1.25, "backward_weight": 3.0}
 _FEWEST_TERMS = 16  # below, copying takes longer than multiplying
 
 
