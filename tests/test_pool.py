@@ -302,13 +302,20 @@ def test_mean_of_planes_of_every_size(dtype, rng):
 @pytest.mark.parametrize("channels", range(1, 20))
 def test_tiles_of_few_channels(channels, dtype, rng):
     """Vectors written over the next pixels: what comes after a row, and after the array, stays as it is."""
-    for kernel, size in ((2, (6, 8)), (3, (7, 11)), ((1, 2), (3, 5)), (4, (4, 4))):
+    for kernel, size, padding in (
+        (2, (6, 8), 0),
+        (3, (7, 11), 0),
+        ((1, 2), (3, 5), 0),
+        (4, (4, 4), 0),
+        ((2, 1), (1, 6), (1, 0)),
+        (1, (3, 4), 0),
+    ):
         x = LAYOUTS["channels_last"](rng.standard_normal((2, channels, *size)).astype(dtype))
-        case = PoolCase("", x.shape, kernel)
+        case = PoolCase("", x.shape, kernel, None, padding)
         with guarded():
-            output = functional.avg_pool2d(x, kernel)
+            output = functional.avg_pool2d(x, kernel, padding=padding)
             grad_output = LAYOUTS["channels_last"](rng.standard_normal(output.shape).astype(dtype))
-            grad = functional.avg_pool2d_backward(grad_output, x.shape, kernel)
+            grad = functional.avg_pool2d_backward(grad_output, x.shape, kernel, padding=padding)
         windows = mean_windows(case, True)
         assert_close(output, mean_loops(x, windows), dtype, "output")
         assert_close(grad, mean_backward_loops(grad_output, x.shape, windows), dtype, "gradient")

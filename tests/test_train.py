@@ -593,7 +593,8 @@ def test_predict(samples):
     model.eval()
     whole = model(x)
     model.train()
-    np.testing.assert_allclose(train.predict(model, x, batch_size=7), whole, rtol=1e-6)
+    # Batches of another size may take another algorithm: sums are added in another order.
+    np.testing.assert_allclose(train.predict(model, x, batch_size=7), whole, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(train.predict(model, x, batch_size=48), whole)
     empty = train.predict(model, x[:0])
     assert (empty.shape, empty.dtype) == ((0, CLASSES), np.float32)

@@ -34,6 +34,7 @@ class _Axis(NamedTuple):
     weights_float32: np.ndarray
     longest: int  # inputs of the longest window
     sums: bool  # whether inputs are added as they are, and only then divided
+    divides: bool  # whether they are then divided by anything but 1
     spreads: bool  # whether, of one input, every output is that input times its weight: its window may be empty, too
 
     def weights_of(self, dtype: np.dtype) -> np.ndarray:
@@ -43,8 +44,10 @@ class _Axis(NamedTuple):
 def _axis(windows: np.ndarray, weights: np.ndarray, divisors: np.ndarray) -> _Axis:
     lengths = windows[1] - windows[0]
     longest = int(np.max(lengths, initial=0))
-    spreads = bool(np.all(lengths > 0) and np.all(divisors == 1))
-    return _Axis(windows, weights, divisors, weights.astype(np.float32), longest, bool(np.all(weights == 1)), spreads)
+    divides = bool(np.any(divisors != 1))
+    spreads = bool(np.all(lengths > 0)) and not divides
+    sums = bool(np.all(weights == 1))
+    return _Axis(windows, weights, divisors, weights.astype(np.float32), longest, sums, divides, spreads)
 
 
 def _pool_axis(
@@ -115,7 +118,8 @@ def _window_sums(x: np.ndarray, rows: _Axis, columns: _Axis) -> np.ndarray:
     p, q = rows.divisors.size, columns.divisors.size
     out = empty((n, c, p, q), x.dtype, layout_of(x))
     lanes = VECTOR_BYTES // x.itemsize
-    if inner < lanes and rows.longest <= 1 and columns.longest <= 1 and (h, w) != (1, 1):
+    copies = rows.longest <= 1 and columns.longest <= 1 and not (rows.divides or columns.divides)
+    if copies and inner < lanes and (h, w) != (1, 1):
         launch(
             _spread_windows, outer * p, out.size * 0.5, flat(x), flat(out), (h, w, p, q, inner),
             rows.windows, rows.weights, columns.windows, columns.weights,
