@@ -170,10 +170,12 @@ def products(
     s, t = T(0), T(0)
     if channel < channels:
         high, low = split(mean[channel])
-        for e in range(first, end, step):
+        e = first
+        while e < end:
             at = _element(e, channel, channels, inner, inner_multiplier, inner_shift)
             s += grad[at]
             t += grad[at] * (x[at] - high - low)
+            e = int32(e + step)
     if lanes == 1:
         for distance in (16, 8, 4, 2, 1):
             s += cuda.shfl_down_sync(ALL_LANES, s, distance)
