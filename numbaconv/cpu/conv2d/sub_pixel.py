@@ -88,9 +88,9 @@ def _plan(problem: Conv2dProblem) -> _Plan:
     k, _, r, s = problem.weight_shape
     _, _, p, q = problem.output_shape
     sides = []
-    for axis, (size, gradients, taps) in enumerate(((h, p, r), (w, q, s))):
+    for axis, (size, gradients, count) in enumerate(((h, p, r), (w, q, s))):
         stride, before = problem.stride[axis], problem.padding[2 * axis]
-        classes, _ = residue_classes(size, stride, problem.dilation[axis], before, taps)
+        classes, _ = residue_classes(size, stride, problem.dilation[axis], before, count)
         shifts = [shift for residue in classes for shift, _ in residue.taps]
         first, last = min([0, *shifts]), max([0, *shifts])
         reached = -(-size // stride)
