@@ -49,17 +49,6 @@ HARMLESS: dict[str | re.Pattern[str], str] = {
     "dropout._dropout_channels_last:sub(shl(*,2),*) lt.s64 -3 = false": (
         "a thread's four elements would begin four or more before its own row: they begin at most three before it"
     ),
-    re.compile(r"avg_pool\.mean(?:_vector)?:changing (?:gt\.s32 changing = true|le\.s32 changing = false)"): (
-        "a window holds an element of the image: padding is at most half of it, and none begins behind the image"
-    ),
-    re.compile(r"max_pool\.maximum(?:_vector)?:param1[67] lt\.s32 1 = false"): "a window has rows and columns",
-    "max_pool._scatter:param7 lt.s32 1 = false": "there are windows: nothing is launched for none",
-    "max_pool.maximum:add(mad(changing,param23,*),param23) lt.s32 0 = false #2": (
-        "the second and third of up to three columns left over by a loop of four: padding is at most half of a window, "
-        "so they are not before the image"
-    ),
-    "max_pool.maximum:add(add(mad(changing,param23,*),param23),param23) lt.s32 0 = false #2": "the same",
-    "max_pool.maximum_vector:mad(changing,param23,*) lt.s32 0 = false #2": "the same of the last of an odd number",
     "loss.*:barrier 4 of 4": "keeps the memory of a sum over the block for the next such sum, and this was the last",
     "update._norm:barrier 9 of 9": "the same",
     "update._squares:barrier 9 of 9": "the same",

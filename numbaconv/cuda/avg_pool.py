@@ -125,16 +125,12 @@ def _mean(like, name):
             h_first, h_end, rows = _window(p, height, out_height, reach_h, stride_h, padding_h)
             w_first, w_end, columns = _window(q, width, out_width, reach_w, stride_w, padding_w)
             total = map_vector(_zero, (like,))
-            h = int32(h_first)
-            while h < h_end:
+            for h in range(h_first, h_end):
                 of_row = map_vector(_zero, (like,))
-                w = int32(w_first)
-                while w < w_end:
+                for w in range(w_first, w_end):
                     at = int32(((plane * height + h) * width + w) * inner + lane) * len(like)
                     of_row = map_vector(_sum, (of_row, load_lanes(x, at, like)))
-                    w = int32(w + 1)
                 total = map_vector(_sum, (total, of_row))
-                h = int32(h + 1)
             count = _count(rows, columns, h_first, h_end, w_first, w_end, count_padding)
             store_lanes(out, i * len(like), map_vector(_ratio, (total, count)))
 
@@ -150,10 +146,8 @@ def _plane_means(x: "T*", out: "T*", planes: "i32", size: "i32"):
     plane = warp_number()
     if plane < planes:
         total = T(0)
-        i = int32(lane_number())
-        while i < size:
+        for i in range(lane_number(), size, WARP):
             total += x[plane * size + i]
-            i = int32(i + WARP)
         total = warp_sum(total)
         if lane_number() == 0:
             out[plane] = total / T(size)
@@ -205,19 +199,15 @@ def _mean_backward(like, name):
             p_first, p_end = _windows_over(h, height, out_height, reach_h, stride_h, padding_h)
             q_first, q_end = _windows_over(w, width, out_width, reach_w, stride_w, padding_w)
             total = map_vector(_zero, (like,))
-            p = int32(p_first)
-            while p < p_end:
+            for p in range(p_first, p_end):
                 h_first, h_end, rows = _window(p, height, out_height, reach_h, stride_h, padding_h)
                 of_row = map_vector(_zero, (like,))
-                q = int32(q_first)
-                while q < q_end:
+                for q in range(q_first, q_end):
                     w_first, w_end, columns = _window(q, width, out_width, reach_w, stride_w, padding_w)
                     share = T(1) / _count(rows, columns, h_first, h_end, w_first, w_end, count_padding)
                     at = int32(((plane * out_height + p) * out_width + q) * inner + lane) * len(like)
                     of_row = map_vector(_sum_of_product, (of_row, load_lanes(grad_output, at, like), share))
-                    q = int32(q + 1)
                 total = map_vector(_sum, (total, of_row))
-                p = int32(p + 1)
             store_lanes(out, i * len(like), total)
 
     return run
