@@ -15,6 +15,7 @@ Cost: stride^2 * C columns, times K, times the taps of the widest residue, per g
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ from .residues import residue_classes
 # Of the convolution at stride 1, in order of preference.
 _STRIDE_1 = planes.ALGORITHM, *winograd_variants.ALGORITHMS, direct.ALGORITHM
 _MOST_RESULTS = 256
+_MOST_ELEMENTS = 1 << 26  # of the result: there is a second array of its size before the shuffle
 _MOST_SUPPORTED = 4096
 _COST = {"winograd_4": 0.55, "winograd_2": 0.8}  # of a multiply-add of it, the shuffle included; others 1.2
 
@@ -73,6 +75,9 @@ def supports(problem: Conv2dProblem) -> str:
 def pays(problem: Conv2dProblem, direction: str) -> str:
     """Empty where vectors of the channels alone would be filled so badly that zeros among the filters cost less."""
     _, c, r, s = problem.weight_shape
+    elements = math.prod(problem.input_shape)
+    if elements > _MOST_ELEMENTS:
+        return f"{elements} elements, more than {_MOST_ELEMENTS}: it needs as many again"
     plan = _plan(problem)
     results, _, rows, columns = plan.problem.weight_shape
     if results > _MOST_RESULTS and plan.algorithm is not direct.ALGORITHM:
