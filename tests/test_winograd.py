@@ -11,6 +11,7 @@ from compare import assert_close
 
 import numbaconv
 from numbaconv import functional
+from numbaconv.cpu.conv2d import prepare_conv2d
 from numbaconv.cpu.conv2d.winograd_points import transform_data, transform_filter, transform_result
 from numbaconv.errors import ArgumentError
 from numbaconv.shapes import conv2d_problem
@@ -61,7 +62,12 @@ CASES = {
     "groups_wide": ((1, 32, 10, 10), (160, 3, 3), {"padding": 1, "groups": 2}),
     "many_tiles": ((2, 16, 57, 61), (16, 3, 3), {"padding": 1}),
     "more_than_512_channels": ((1, 520, 8, 8), (16, 3, 3), {"padding": 1}),
+    "filters_transformed_in_segments": ((1, 300, 9, 10), (70, 3, 3), {"padding": 1}),
+    "groups_in_segments": ((1, 300, 7, 9), (256, 3, 3), {"padding": 1, "groups": 2}),
+    "filters_read_often": ((2, 70, 45, 41), (150, 3, 3), {"padding": 1}),
 }
+
+DEFAULTS = {"padding": 0, "dilation": 1, "groups": 1}
 
 
 def combinations():
@@ -89,14 +95,17 @@ def test_all_directions(case, results, dtype, rng):
         reference.conv2d_backward_bias(grad_output),
     )
     x, weight, bias, grad_output = (a.astype(dtype) for a in (x, weight, bias, grad_output))
+    problem = conv2d_problem(x.shape, weight.shape, bias.shape, 1, *(arguments.get(n, d) for n, d in DEFAULTS.items()))
     with numbaconv.algorithm(f"winograd_{results}"):
         if results + max(r, s) - 1 > 8:  # more points than there are transforms for
             with pytest.raises(ArgumentError, match="there are no transforms"):
                 functional.conv2d(x, weight, bias, **arguments)
             return
         output = functional.conv2d(x, weight, bias, **arguments)
+        prepared = prepare_conv2d(weight, bias)(problem, x, False)
         grads = functional.conv2d_backward(grad_output, x, weight, **arguments)
     assert_close(output, expected, dtype, "output", looser=5.0)
+    assert_close(prepared, expected, dtype, "prepared", looser=5.0)
     for name, actual, value in zip(("grad_input", "grad_weight", "grad_bias"), grads, wanted, strict=True):
         assert_close(actual, value, dtype, name, looser=5.0)
 

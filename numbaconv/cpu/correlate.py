@@ -30,16 +30,16 @@ import numpy as np
 from ..jit import inline, kernel
 from ..parallel import launch, on_threads_flushing
 from .local_array import local_array
-from .simd import (
+from .register_tile import (
     MIDDLE_ROWS,
     MIDDLE_VECTORS,
     NARROW_ROWS,
     NARROW_VECTORS,
-    VECTOR_BYTES,
     WIDE_ROWS,
     WIDE_VECTORS,
     multiply_tile,
 )
+from .simd import VECTOR_BYTES
 from .sizes import sizes_of, unpack
 
 # Sequential float32 sums lose: 1.2e-6 relative over 4,608 terms. After this many the accumulators are spilled into

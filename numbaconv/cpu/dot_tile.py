@@ -1,6 +1,6 @@
 """Dot products of rows with rows, in explicit SIMD: what a matrix product needs where nothing is packed.
 
-The register tile of `simd` runs along columns that lie side by side, which a weight (out, in) has only once it is
+The tile of `register_tile` runs along columns that lie side by side, which a weight (out, in) has only once it is
 packed. Here the vectors run along the terms instead, both operands are read as they lie, and each sum is added up
 across its lanes at the end: worth it where there are too few rows to pay for packing.
 """

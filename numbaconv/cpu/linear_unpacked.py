@@ -15,7 +15,8 @@ from ..parallel import launch, on_threads_flushing
 from .dot_tile import dot_tile
 from .layout import empty, flat_contiguous
 from .local_array import local_array
-from .simd import VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_panel
+from .register_tile import WIDE_ROWS, WIDE_VECTORS, multiply_panel
+from .simd import VECTOR_BYTES
 
 FEW = 8  # samples
 MOST = 512  # samples: with more, rows of the weight too far apart are read too often

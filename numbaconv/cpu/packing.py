@@ -15,7 +15,8 @@ from ..parallel import launch, on_threads_flushing
 from .layout import contiguous, flat
 from .local_array import local_array
 from .memory import buffer
-from .simd import MIDDLE, NARROW, VECTOR_BYTES, WIDE
+from .register_tile import MIDDLE, NARROW, WIDE
+from .simd import VECTOR_BYTES
 from .sizes import sizes_of, unpack
 from .transpose import transpose_block
 

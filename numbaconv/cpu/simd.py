@@ -1,4 +1,4 @@
-"""Explicit SIMD: the one register tile that every matrix-like kernel is made of, as LLVM vectors.
+"""Explicit SIMD: LLVM's vectors, as wide as the target's registers.
 
 LLVM's auto-vectoriser prefers 256-bit vectors even where there are 512, and does not keep a tile of accumulators
 in registers; vectors written out do. The width comes from numba's effective target (NUMBA_CPU_FEATURES if set),
@@ -7,11 +7,11 @@ never from cpuid, so that code for another CPU can be tested on this one.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, codegen, config, types
-from numba.extending import intrinsic
+from numba.core import cgutils, codegen, config
 
 
 def _target_features() -> set[str]:
@@ -25,36 +25,10 @@ def _vector_bytes(features: set[str]) -> int:
     return 32 if "+avx2" in features else 16
 
 
-class Tile(NamedTuple):
-    """A register tile: `rows` x `vectors` accumulators."""
-
-    rows: int
-    vectors: int
-
-
-# Registers of the target: 32 with AVX-512 (and on ARM), else 16. The wide tile reads least per multiply-add:
-# 6 broadcasts and 4 vectors for 24. The narrow one is for few columns; its 12 accumulators cover the latency of
-# two multiply-add units. The middle one needs 27 registers. 7x4 spilled when tried.
 VECTOR_BYTES = _vector_bytes(_target_features())
-WIDE = Tile(6, 4) if VECTOR_BYTES == 64 else Tile(6, 2)
-NARROW = Tile(12, 1)
-MIDDLE = Tile(12, 2) if VECTOR_BYTES == 64 else NARROW
-
-# Kernels name these: literal ints, known when they are compiled.
-WIDE_ROWS, WIDE_VECTORS = WIDE
-MIDDLE_ROWS, MIDDLE_VECTORS = MIDDLE
-NARROW_ROWS, NARROW_VECTORS = NARROW
-
-# Rows of b that the innermost loop fetches to the first-level cache, which is mostly smaller than b, before their turn:
-# 6x4 with 1,152 terms 175 GFLOP/s without, 200 with; 2 rows ahead are as bad as none, 8 worse than 4 to 6.
-_AHEAD = 5
 
 _INT = ir.IntType(64)
 _INT32 = ir.IntType(32)
-
-
-def _constant(value: int) -> ir.Constant:
-    return ir.Constant(_INT, value)
 
 
 class Vectors:
@@ -119,282 +93,11 @@ class Vectors:
         self.builder.call(function, [value, pointer, ir.Constant(_INT32, self.itemsize), mask])
 
 
-@intrinsic(prefer_literal=True)
-def _multiply_tile(
-    typing_context: Any,
-    a: Any,
-    a_start: Any,
-    a_offsets: Any,
-    a_table: Any,
-    a_step: Any,
-    b: Any,
-    b_start: Any,
-    b_offsets: Any,
-    b_table: Any,
-    b_step: Any,
-    out: Any,
-    out_start: Any,
-    out_offsets: Any,
-    initial: Any,
-    initial_start: Any,
-    columns: Any,
-    outer: Any,
-    inner: Any,
-    first: Any,
-    floor: Any,
-    spills: Any,
-    rows: Any,
-    vectors: Any,
-) -> Any:
-    tile = Tile(rows.literal_value, vectors.literal_value)
-    index = types.intp
-    signature = types.void(
-        *(a, index, a_offsets, index, index),
-        *(b, index, b_offsets, index, index),
-        *(out, index, out_offsets, initial, index),
-        *(index, index, index, types.boolean, a.dtype, types.boolean, rows, vectors),
-    )
+def operands(context: Any, builder: Any, signature: Any, args: Any) -> tuple[Vectors, Callable[[int], Any]]:
+    """Vectors of the first argument's elements; and where the data of the array at a position is."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        def data(position: int) -> Any:
-            return context.make_array(signature.args[position])(context, builder, args[position]).data
+    def data(position: int) -> Any:
+        return context.make_array(signature.args[position])(context, builder, args[position]).data
 
-        element = signature.args[0].dtype
-        vec = Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
-        _emit_tile(builder, vec, tile, _TileArguments(
-            a=builder.gep(data(0), [args[1]]), a_offsets=builder.gep(data(2), [args[3]]), a_step=args[4],
-            b=builder.gep(data(5), [args[6]]), b_offsets=builder.gep(data(7), [args[8]]), b_step=args[9],
-            out=builder.gep(data(10), [args[11]]), out_offsets=data(12),
-            initial=builder.gep(data(13), [args[14]]),
-            columns=args[15], outer=args[16], inner=args[17], first=args[18], floor=args[19], spills=args[20],
-        ))  # fmt: skip
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-# multiply_tile(a, a_start, a_offsets, a_table, a_step, b, b_start, b_offsets, b_table, b_step,
-#               out, out_start, out_offsets, initial, initial_start, columns, outer, inner, first, floor,
-#               spills, rows, vectors)
-#
-# For m < rows and v < vectors * lanes, with literal rows and vectors:
-#
-#   out[out_start + out_offsets[m] + v] = (initial[initial_start + v] if first else the value there)
-#       + sum over i < outer, j < inner of a[a_start + a_offsets[a_table + i * rows + m] + j * a_step]
-#                                        * b[b_start + b_offsets[b_table + i] + j * b_step + v]
-#
-# and then floor where that is less than floor: 0 for ReLU, -inf for none (NaN stays NaN).
-#
-# Only the first `columns` columns of out are read and written; b and initial are padded to full vectors. All start,
-# offset and step values are in elements. Rows beyond the last valid one repeat it: they write the same values to the
-# same place, so no remainder needs a kernel of its own. With `spills` all rows but the last may write full vectors,
-# over what comes next in memory: where that is the next row (masked stores take 20 cycles each on some processors).
-multiply_tile: Any = _multiply_tile
-
-
-class _TileArguments(NamedTuple):
-    a: Any
-    a_offsets: Any
-    a_step: Any
-    b: Any
-    b_offsets: Any
-    b_step: Any
-    out: Any
-    out_offsets: Any
-    initial: Any
-    columns: Any
-    outer: Any
-    inner: Any
-    first: Any
-    floor: Any
-    spills: Any
-
-
-def _emit_tile(builder: Any, vec: Vectors, tile: Tile, t: _TileArguments) -> None:
-    every = [(m, v) for m in range(tile.rows) for v in range(tile.vectors)]
-    sums = _zero_sums(vec, tile)
-    out_rows = [
-        builder.gep(t.out, [builder.load(builder.gep(t.out_offsets, [_constant(m)]))]) for m in range(tile.rows)
-    ]
-    out_at = {(m, v): vec.at(out_rows[m], _constant(v * vec.lanes)) for m, v in every}
-    masks = [vec.first_lanes(t.columns, v * vec.lanes) for v in range(tile.vectors)]
-
-    with cgutils.for_range(builder, t.outer) as outer:
-        table = builder.mul(outer.index, _constant(tile.rows))
-        a_rows = []
-        for m in range(tile.rows):
-            offset = builder.load(builder.gep(t.a_offsets, [builder.add(table, _constant(m))]))
-            a_rows.append(builder.gep(t.a, [offset]))
-        b_row = builder.gep(t.b, [builder.load(builder.gep(t.b_offsets, [outer.index]))])
-        _multiply_add_terms(vec, tile, sums, a_rows, t.a_step, b_row, t.b_step, t.inner)
-
-    # What the sums are added to: the outer sum, whose terms are whole segments.
-    with builder.if_else(t.first) as (then, otherwise):
-        with then:
-            start = [vec.load(t.initial, _constant(v * vec.lanes)) for v in range(tile.vectors)]
-            for m, v in every:
-                builder.store(builder.fadd(builder.load(sums[m, v]), start[v]), sums[m, v])
-        with otherwise:
-            for m, v in every:
-                before = vec.masked_load(out_at[m, v], masks[v])
-                builder.store(builder.fadd(builder.load(sums[m, v]), before), sums[m, v])
-
-    floor = vec.splat(t.floor)
-    for place in every:
-        builder.store(vec.at_least(builder.load(sums[place]), floor), sums[place])
-
-    def store_rows(first: int, end: int) -> None:
-        for m, v in every:
-            if first <= m < end:
-                builder.store(builder.load(sums[m, v]), out_at[m, v], align=vec.itemsize)
-
-    def store_columns(first: int, end: int) -> None:
-        for m, v in every:
-            if first <= m < end:
-                vec.masked_store(builder.load(sums[m, v]), out_at[m, v], masks[v])
-
-    full = builder.icmp_signed("==", t.columns, _constant(tile.vectors * vec.lanes))
-    with builder.if_else(builder.or_(full, t.spills)) as (then, otherwise):
-        with then:
-            store_rows(0, tile.rows - 1)
-        with otherwise:
-            store_columns(0, tile.rows - 1)
-    with builder.if_else(full) as (then, otherwise):
-        with then:
-            store_rows(tile.rows - 1, tile.rows)
-        with otherwise:
-            store_columns(tile.rows - 1, tile.rows)
-
-
-@intrinsic(prefer_literal=True)
-def _multiply_lines(
-    typing_context: Any, a: Any, a_start: Any, a_rows: Any, row: Any, a_lines: Any, line: Any, a_step: Any,
-    b: Any, b_start: Any, b_line: Any, b_step: Any, out: Any, out_start: Any, out_row: Any,
-    lines: Any, length: Any, first: Any, rows: Any, vectors: Any,
-) -> Any:  # fmt: skip
-    tile = Tile(rows.literal_value, vectors.literal_value)
-    index = types.intp
-    signature = types.void(
-        a, index, a_rows, index, a_lines, index, index, b, index, index, index, out, index, index,
-        index, index, types.boolean, rows, vectors,
-    )  # fmt: skip
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        def data(position: int) -> Any:
-            return context.make_array(signature.args[position])(context, builder, args[position]).data
-
-        element = signature.args[0].dtype
-        vec = Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
-        a, b, out = data(0), data(7), data(11)
-        row_table, line_table = builder.gep(data(2), [args[3]]), builder.gep(data(4), [args[5]])
-        a_step, b_line, b_step = args[6], args[9], args[10]
-        sums = _zero_sums(vec, tile)
-        a_rows = [
-            builder.gep(a, [builder.add(args[1], builder.load(builder.gep(row_table, [_constant(m)])))])
-            for m in range(tile.rows)
-        ]
-        with cgutils.for_range(builder, args[14]) as outer:
-            shift = builder.load(builder.gep(line_table, [outer.index]))
-            rows_here = [builder.gep(row, [shift]) for row in a_rows]
-            b_here = builder.gep(b, [builder.add(args[8], builder.mul(outer.index, b_line))])
-            _multiply_add_terms(vec, tile, sums, rows_here, a_step, b_here, b_step, args[15])
-        _store_or_add(vec, tile, sums, builder.gep(out, [args[12]]), args[13], args[16])
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-# multiply_lines(a, a_start, a_rows, row, a_lines, line, a_step, b, b_start, b_line, b_step,
-#                out, out_start, out_row, lines, length, first, rows, vectors)
-#
-# For m < rows and v < vectors * lanes, with literal rows and vectors:
-#
-#   out[out_start + m * out_row + v] = (0 if first else the value there)
-#       + sum over i < lines, j < length of a[a_start + a_rows[row + m] + a_lines[line + i] + j * a_step]
-#                                         * b[b_start + i * b_line + j * b_step + v]
-multiply_lines: Any = _multiply_lines
-
-
-@intrinsic(prefer_literal=True)
-def _multiply_panel(
-    typing_context: Any, a: Any, a_start: Any, a_row: Any, a_step: Any, b: Any, b_start: Any, b_step: Any,
-    out: Any, out_start: Any, out_row: Any, terms: Any, first: Any, rows: Any, vectors: Any,
-) -> Any:  # fmt: skip
-    index = types.intp
-    tile = Tile(rows.literal_value, vectors.literal_value)
-    signature = types.void(
-        a, index, index, index, b, index, index, out, index, index, index, types.boolean, rows, vectors
-    )
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        def data(position: int) -> Any:
-            return context.make_array(signature.args[position])(context, builder, args[position]).data
-
-        element = signature.args[0].dtype
-        vec = Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
-        a, b, out = data(0), data(4), data(7)
-        a_start, a_row, a_step, b_start, b_step, out_start, out_row, terms, first = (
-            args[i] for i in (1, 2, 3, 5, 6, 8, 9, 10, 11)
-        )
-        sums = _zero_sums(vec, tile)
-        a_rows = [builder.gep(a, [builder.add(a_start, builder.mul(a_row, _constant(m)))]) for m in range(tile.rows)]
-        _multiply_add_terms(vec, tile, sums, a_rows, a_step, builder.gep(b, [b_start]), b_step, terms)
-        _store_or_add(vec, tile, sums, builder.gep(out, [out_start]), out_row, first)
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-# multiply_panel(a, a_start, a_row, a_step, b, b_start, b_step, out, out_start, out_row, terms, first, rows, vectors)
-#
-# For m < rows and v < vectors * lanes, with literal rows and vectors:
-#
-#   out[out_start + m * out_row + v] = (0 if first else the value there)
-#       + sum over j < terms of a[a_start + m * a_row + j * a_step] * b[b_start + j * b_step + v]
-multiply_panel: Any = _multiply_panel
-
-
-def _zero_sums(vec: Vectors, tile: Tile) -> dict[tuple[int, int], Any]:
-    sums = {}
-    for place in [(m, v) for m in range(tile.rows) for v in range(tile.vectors)]:
-        sums[place] = cgutils.alloca_once(vec.builder, vec.type)
-        vec.builder.store(ir.Constant(vec.type, [0.0] * vec.lanes), sums[place])
-    return sums
-
-
-def _multiply_add_terms(
-    vec: Vectors, tile: Tile, sums: dict[tuple[int, int], Any], a_rows: list[Any], a_step: Any, b: Any, b_step: Any,
-    terms: Any,
-) -> None:  # fmt: skip
-    """The innermost loop of every tile: a vector row of b against one value of each row of a."""
-    builder = vec.builder
-    with cgutils.for_range(builder, terms) as loop:
-        offset = builder.mul(loop.index, a_step)
-        b_row = builder.gep(b, [builder.mul(loop.index, b_step)])
-        row = [vec.load(b_row, _constant(v * vec.lanes)) for v in range(tile.vectors)]
-        for v in range(0, tile.vectors, 64 // VECTOR_BYTES):  # every line of 64 bytes
-            vec.prefetch(b_row, builder.add(builder.mul(b_step, _constant(_AHEAD)), _constant(v * vec.lanes)))
-        for m in range(tile.rows):
-            value = vec.splat(builder.load(builder.gep(a_rows[m], [offset])))
-            for v in range(tile.vectors):
-                builder.store(vec.multiply_add(value, row[v], builder.load(sums[m, v])), sums[m, v])
-
-
-def _store_or_add(
-    vec: Vectors, tile: Tile, sums: dict[tuple[int, int], Any], out: Any, out_row: Any, first: Any
-) -> None:
-    """Stores the sums if `first`, else adds them to what is there."""
-    builder = vec.builder
-    at = {}
-    for m in range(tile.rows):
-        line = builder.gep(out, [builder.mul(out_row, _constant(m))])
-        for v in range(tile.vectors):
-            at[m, v] = vec.at(line, _constant(v * vec.lanes))
-    with builder.if_else(first) as (alone, added):
-        with alone:
-            for place, total in sums.items():
-                builder.store(builder.load(total), at[place], align=vec.itemsize)
-        with added:
-            for place, total in sums.items():
-                before = builder.load(at[place], align=vec.itemsize)
-                builder.store(builder.fadd(builder.load(total), before), at[place], align=vec.itemsize)
+    element = signature.args[0].dtype
+    return Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES), data

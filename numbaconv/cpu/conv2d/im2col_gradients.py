@@ -15,7 +15,8 @@ from ...shapes import Conv2dProblem
 from ..correlate import TERMS
 from ..layout import empty, flat, flat_contiguous, layout_of
 from ..local_array import local_array, zeroed_local_array
-from ..simd import VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_panel
+from ..register_tile import WIDE_ROWS, WIDE_VECTORS, multiply_panel
+from ..simd import VECTOR_BYTES
 from ..sizes import unpack
 from .im2col_patches import Sizes, add_patches, copy_patches, patch_offsets, sizes_for
 

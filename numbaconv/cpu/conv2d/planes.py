@@ -28,7 +28,8 @@ from ..layout import CHANNELS_FIRST, empty, flat, flat_contiguous, layout_of
 from ..local_array import local_array, zeroed_local_array
 from ..packing import Packed, columns_for
 from ..plane import copy_line, write_line
-from ..simd import VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_tile
+from ..register_tile import WIDE_ROWS, WIDE_VECTORS, multiply_tile
+from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
 from .algorithm import Algorithm
 from .planes_weight_gradient import MOST_TAPS, backward_weight

@@ -25,7 +25,8 @@ from ..layout import element_strides, empty, flat
 from ..local_array import local_array, zeroed_local_array
 from ..memory import scratch
 from ..plane import copy_line
-from ..simd import VECTOR_BYTES, WIDE_VECTORS
+from ..register_tile import WIDE_VECTORS
+from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
 
 _SPLITS = 16  # enough to balance a few threads

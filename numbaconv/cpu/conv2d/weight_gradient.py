@@ -34,16 +34,16 @@ from ..local_array import local_array
 from ..memory import scratch
 from ..packing import columns_for
 from ..plane import copy_line
-from ..simd import (
+from ..register_tile import (
     MIDDLE_ROWS,
     MIDDLE_VECTORS,
     NARROW_ROWS,
     NARROW_VECTORS,
-    VECTOR_BYTES,
     WIDE_ROWS,
     WIDE_VECTORS,
     multiply_lines,
 )
+from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
 from ..transpose import copy_vectors, transpose_block
 

@@ -10,8 +10,10 @@ the same with the filter flipped and its channels exchanged. A dilated filter se
 lie within one residue class of rows and columns.
 
 Where the transformed filters fit the second-level cache, a task is a run of tiles and does everything for it
-("fused"). Where they do not, a run must be long enough to read them seldom: patches are transformed first, some
-megabytes at a time, and a task is then a run of them and one block of columns.
+("fused"). Where they do not, patches are transformed first, some megabytes at a time, and a task is then a run of them
+and one block of columns. Where its filters would not be read often, they are not transformed beforehand either: the
+task does so itself, for a segment of channels at a time. (Transformed they are P / (r s), for 3x3 four times as much
+to write and to read again: 0.6 of 2.4 ms with 512 channels and 14x14 pixels.)
 
 Cost per tile, points P: 2 P C K flops in the products; P * 4 bytes a channel written and read for the patches.
 Rounding grows with the transforms' constants: relative L2 error 2e-6 to 5e-6 in float32 where direct has 4e-7. An Inf
@@ -27,57 +29,46 @@ import numpy as np
 
 from ...jit import helper, inline, kernel, never_inline
 from ...parallel import launch, on_threads_flushing
-from ...shapes import Conv2dProblem, Pair, Shape4
+from ...shapes import Conv2dProblem, Shape4
 from ..correlate import TERMS, lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, empty, flat, in_layout, layout_of
 from ..local_array import local_array, zeroed_local_array
 from ..memory import scratch
-from ..packing import WIDE_AND_NARROW, Columns, Packed, columns_for
-from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_panel
+from ..packing import WIDE_AND_NARROW, Columns, columns_for
+from ..register_tile import NARROW_ROWS, NARROW_VECTORS, WIDE_ROWS, WIDE_VECTORS, multiply_near_panel, multiply_panel
+from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
+from .winograd_filters import (
+    Filters,
+    FilterStrides,
+    lines_for,
+    pack_filters,
+    tap_offsets,
+    transform_filters,
+)
 from .winograd_points import PAIRS
-from .winograd_tile import transform_patch, transform_products
+from .winograd_tile import transform_products
+from .winograd_tiling import (
+    PITCH_PADDING,
+    Shape,
+    Tiling,
+    axis_results,
+    count_tiles,
+    place,
+    shape_of,
+    tiles_along,
+    transform_run,
+)
 
 FEWEST_CHANNELS = 16  # of a group, in and out: transforms take whole vectors
 _FUSED_FILTER_BYTES = 800_000  # most of a second-level cache
-_RUN_BYTES = 400_000  # patches and products of a fused task
+_FUSED_BYTES = 400_000  # patches and products of a fused task
 _CHUNK_BYTES = 8_000_000  # patches transformed at a time where not fused
 _RUN_TILES = 96
-# Elements between the values of one point and the next: at a distance of a power of two, 36 points share a cache set.
-PITCH_PADDING = 16
-
-
-class Tiling(NamedTuple):
-    """The sizes of one Winograd convolution, for the kernels."""
-
-    height: int
-    width: int
-    channels: int
-    out_height: int
-    out_width: int
-    out_channels: int
-    top: int
-    left: int
-    dilation_h: int
-    dilation_w: int
-    tile_rows: int  # of one image and residue class
-    tile_columns: int
-    groups: int
-    depth: int  # channels of a group
-    columns: int  # output channels of a group
-    blocks: int  # of a group
-    block: int
-    run: int  # tiles of a task
-    filter_pitch: int = 0  # from one point's filters to the next's
-
-
-class Shape(NamedTuple):
-    """A variant for the compiler: tuples whose lengths are numbers of points, results and taps (winograd_tile.py)."""
-
-    points_h: tuple[int, ...]
-    points_w: tuple[int, ...]
-    results_h: tuple[int, ...]
-    results_w: tuple[int, ...]
+_MOST_READS = 2  # of filters that tasks transform
+_SEGMENT_BYTES = 16384  # filters of one point: a third of a first-level cache
+_SEGMENT_ALL_BYTES = 600_000  # and of all points
+_NEAR_BYTES = 16384  # filters of one point that stay in the first-level cache
 
 
 class _Plan(NamedTuple):
@@ -87,11 +78,7 @@ class _Plan(NamedTuple):
     chunk: int  # tiles transformed at a time; 0: fused
     shape: Shape
     out_shape: Shape4
-
-
-def axis_results(results: int, taps: int) -> int:
-    """Results of a tile along an axis: a filter of one tap needs no transform."""
-    return 1 if taps == 1 else results
+    transformed: bool  # filters, beforehand
 
 
 def supports(results: int, problem: Conv2dProblem) -> str:
@@ -106,56 +93,49 @@ def supports(results: int, problem: Conv2dProblem) -> str:
     return ""
 
 
-def shape_of(results: int, taps: Pair) -> Shape:
-    """The variant for `results` and a filter of `taps`."""
-    m = tuple(axis_results(results, t) for t in taps)
-    h, w = ((0,) * (m[i] + taps[i] - 1) for i in (0, 1))
-    return Shape(h, w, (0,) * m[0], (0,) * m[1])
-
-
-def tiles_along(size: int, dilation: int, results: int) -> int:
-    """Tiles that cover one residue class of an axis."""
-    class_size = -(-size // dilation)
-    return -(-class_size // results)
-
-
 @functools.lru_cache(maxsize=1024)
-def _plan(
-    results: int,
-    source: Shape4,
-    out_shape: Shape4,
-    taps: Pair,
-    corner: Pair,
-    dilation: Pair,
-    groups: int,
-    itemsize: int,
-) -> _Plan:
-    """`corner`: padding at the top and left."""
+def _plan(results: int, problem: Conv2dProblem, flipped: bool, transformed: bool | None, itemsize: int) -> _Plan:
+    """`flipped`: of the input-gradient, a convolution of grad_output with the filters flipped.
+
+    `transformed`: whether the filters are beforehand; None: as is faster.
+    """
+    _, _, r, s = problem.weight_shape
+    dilation, groups, (top, _, left, _) = problem.dilation, problem.groups, problem.padding
+    source, out_shape = problem.input_shape, problem.output_shape
+    if flipped:
+        source, out_shape = out_shape, source
+        top, left = (r - 1) * dilation[0] - top, (s - 1) * dilation[1] - left
     n, c, h, w = source
     _, k, p, q = out_shape
-    shape = shape_of(results, taps)
-    cut = columns_for(k // groups, itemsize, WIDE_AND_NARROW)
-    points = len(shape.points_h) * len(shape.points_w)
-    tile_rows = tiles_along(p, dilation[0], len(shape.results_h))
-    tile_columns = tiles_along(q, dilation[1], len(shape.results_w))
-    tiles = n * dilation[0] * dilation[1] * tile_rows * tile_columns
-    patch = points * c * itemsize
-    filter_bytes = points * (c // groups) * groups * cut.blocks * cut.block * itemsize
-    fused_run = _RUN_BYTES // (patch + points * cut.block * itemsize) // cut.rows * cut.rows
-    fused = filter_bytes <= _FUSED_FILTER_BYTES and fused_run > 0 and tiles >= 8 * fused_run
-    chunk = 0 if fused else max(_RUN_TILES, min(tiles, _CHUNK_BYTES // patch))
-    run = _even_run(tiles, fused_run, cut) if fused else _even_run(min(chunk, tiles), _RUN_TILES, cut)
+    depth, columns = c // groups, k // groups
+    shape = shape_of(results, (r, s))
+    cut = columns_for(columns, itemsize, WIDE_AND_NARROW)
+    tiles = count_tiles(n, (p, q), dilation, shape)
+    fused_run = _FUSED_BYTES // (shape.points * (c + cut.block) * itemsize) // cut.rows * cut.rows
+    fits = shape.points * c * cut.blocks * cut.block * itemsize <= _FUSED_FILTER_BYTES
+    if transformed is None:
+        transformed = fits or tiles > _MOST_READS * _RUN_TILES
+    chunk, segment = 0, depth
+    if transformed and fits and fused_run and tiles >= 8 * fused_run:
+        run = _even_run(tiles, fused_run, cut)
+    else:
+        chunk = max(_RUN_TILES, min(tiles, _CHUNK_BYTES // (shape.points * c * itemsize)))
+        run = _even_run(min(chunk, tiles), _RUN_TILES, cut)
+        row = cut.block * itemsize
+        most = TERMS if transformed else max(32, min(_SEGMENT_BYTES, _SEGMENT_ALL_BYTES // shape.points) // row)
+        segment = _segment(depth, most, VECTOR_BYTES // itemsize)
     tiling = Tiling(
-        h, w, c, p, q, k, *corner, *dilation, tile_rows, tile_columns,
-        groups, c // groups, k // groups, cut.blocks, cut.block, run,
-        filter_pitch(groups * cut.blocks, c // groups, cut.block),
+        h, w, c, p, q, k, top, left, *dilation,
+        tiles_along(p, dilation[0], len(shape.results_h)), tiles_along(q, dilation[1], len(shape.results_w)),
+        groups, depth, columns, cut.blocks, cut.block, run, segment,
     )  # fmt: skip
-    return _Plan(cut.wide, tiling, tiles, chunk, shape, out_shape)
+    return _Plan(cut.wide, tiling, tiles, chunk, shape, out_shape, transformed)
 
 
-def filter_pitch(blocks: int, depth: int, block: int) -> int:
-    """Elements from one point's filters to the next's."""
-    return blocks * depth * block + PITCH_PADDING
+def _segment(depth: int, most: int, lanes: int) -> int:
+    """Channels multiplied at a time: about equal segments, of at least a vector each."""
+    even = -(-depth // -(-depth // most))
+    return next(size for size in range(even, depth + 1) if depth % size == 0 or depth % size >= lanes)
 
 
 def _even_run(tiles: int, most: int, cut: Columns) -> int:
@@ -164,85 +144,58 @@ def _even_run(tiles: int, most: int, cut: Columns) -> int:
     return -(-run // cut.rows) * cut.rows
 
 
-def forward(results: int, problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
-    top, _, left, _ = problem.padding
-    taps = problem.weight_shape[2], problem.weight_shape[3]
-    plan = _plan(
-        results, problem.input_shape, problem.output_shape, taps, (top, left), problem.dilation, problem.groups,
-        x.itemsize,
-    )  # fmt: skip
-    return _run(plan, x, packed, relu)
+def pack_weight(
+    results: int, problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool
+) -> Filters:
+    plan = _plan(results, problem, False, kept or None, weight.itemsize)
+    return pack_filters(problem, plan.shape, False, weight, bias, plan.transformed, kept)
 
 
-def backward_input(results: int, problem: Conv2dProblem, grad_output: np.ndarray, packed: Packed) -> np.ndarray:
-    """`packed`: the filters flipped, their channels exchanged."""
-    top, _, left, _ = problem.padding
-    _, _, r, s = problem.weight_shape
-    corner = (r - 1) * problem.dilation[0] - top, (s - 1) * problem.dilation[1] - left
-    plan = _plan(
-        results, problem.output_shape, problem.input_shape, (r, s), corner, problem.dilation, problem.groups,
-        grad_output.itemsize,
-    )  # fmt: skip
-    return in_layout(_run(plan, grad_output, packed, False), layout_of(grad_output))
+def forward(results: int, problem: Conv2dProblem, x: np.ndarray, filters: Filters, relu: bool) -> np.ndarray:
+    return _run(_plan(results, problem, False, filters.strides is None, x.itemsize), x, filters, relu)
 
 
-def _run(plan: _Plan, source: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
+def backward_input(
+    results: int, problem: Conv2dProblem, grad_output: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
+) -> np.ndarray:
+    plan = _plan(results, problem, True, None, grad_output.itemsize)
+    filters = pack_filters(problem, plan.shape, True, weight, bias, plan.transformed, False)
+    return in_layout(_run(plan, grad_output, filters, False), layout_of(grad_output))
+
+
+def _run(plan: _Plan, source: np.ndarray, filters: Filters, relu: bool) -> np.ndarray:
     tiling, shape = plan.tiling, plan.shape
     out = empty(plan.out_shape, source.dtype, CHANNELS_LAST)
-    if out.size:
-        points = len(shape.points_h) * len(shape.points_w)
-        x = flat(channels_last(source))
-        page = zeros(tiling.channels, source.dtype)
-        distance = (page.__array_interface__["data"][0] - x.__array_interface__["data"][0]) // source.itemsize
-        lanes = VECTOR_BYTES // source.itemsize
-        tile_ns = points * tiling.depth * tiling.groups * tiling.blocks * tiling.block / lanes * 0.2
-        results = *packed, flat(out), sizes_of(tiling), plan.wide, lowest(relu, out.dtype), *shape
-        if not plan.chunk:
-            launch(_fused, -(-plan.tiles // tiling.run), plan.tiles * tile_ns, x, distance, plan.tiles, *results)
-            return out
-        pitch = (plan.chunk + WIDE_ROWS + NARROW_ROWS) * tiling.channels + PITCH_PADDING
-        patches = scratch("patches", points * pitch, source.dtype)
-        for first in range(0, plan.tiles, plan.chunk):
-            tiles = min(plan.chunk, plan.tiles - first)
-            args = x, distance, patches, pitch, first, tiles, sizes_of(tiling), *shape
-            launch(_transform, -(-tiles // _TILES), tiles * points * tiling.channels * 0.1, *args)
-            tasks = -(-tiles // tiling.run) * tiling.groups * tiling.blocks
-            launch(_multiply, tasks, tiles * tile_ns, patches, pitch, first, tiles, *results)
+    if not out.size:
+        return out
+    x = flat(channels_last(source))
+    page = zeros(tiling.channels, source.dtype)
+    distance = (page.__array_interface__["data"][0] - x.__array_interface__["data"][0]) // source.itemsize
+    lanes = VECTOR_BYTES // source.itemsize
+    tile_ns = shape.points * tiling.depth * tiling.groups * tiling.blocks * tiling.block / lanes * 0.2
+    sizes = sizes_of(tiling)
+    results = filters.bias, flat(out), sizes, plan.wide, lowest(relu, out.dtype), *shape
+    if not plan.chunk:
+        runs = -(-plan.tiles // tiling.run)
+        launch(_fused, runs, plan.tiles * tile_ns, x, distance, plan.tiles, filters.weight, *results)
+        return out
+    pitch = (plan.chunk + WIDE_ROWS + NARROW_ROWS) * tiling.segment + PITCH_PADDING
+    segments = tiling.groups * -(-tiling.depth // tiling.segment)
+    patches = scratch("patches", segments * shape.points * pitch, source.dtype)
+    strides = sizes_of(filters.strides or _TRANSFORMED)
+    taps_h, taps_w = ((0,) * (len(p) - len(m) + 1) for p, m in zip(shape[:2], shape[2:], strict=True))
+    for first in range(0, plan.tiles, plan.chunk):
+        tiles = min(plan.chunk, plan.tiles - first)
+        chunk = patches, pitch, first, tiles
+        work_ns = tiles * shape.points * tiling.channels * 0.1
+        launch(_transform, -(-tiles // _TILES), work_ns, x, distance, *chunk, sizes, *shape)
+        tasks = -(-tiles // tiling.run) * tiling.groups * tiling.blocks
+        launch(_multiply, tasks, tiles * tile_ns, *chunk, filters.weight, strides, *results, taps_h, taps_w)
     return out
 
 
 _TILES = 8  # of a task that only transforms
-
-
-@inline
-def place(tile, tiling, results_h, results_w):
-    """Image, first row and first column of a tile's results."""
-    across = tile // tiling.tile_columns
-    column = tile - across * tiling.tile_columns
-    down = across // tiling.tile_rows
-    row = across - down * tiling.tile_rows
-    right = down // tiling.dilation_w
-    n = right // tiling.dilation_h
-    p = (right - n * tiling.dilation_h) + tiling.dilation_h * results_h * row
-    q = (down - right * tiling.dilation_w) + tiling.dilation_w * results_w * column
-    return n, p, q
-
-
-@helper
-def transform_run(x, zeros, patches, start, pitch, first_tile, tiles, tiling, points_h, points_w, results_h, results_w):
-    """patches: [point][tile][channel], `pitch` from point to point."""
-    never_inline()
-    offsets = local_array(len(points_h) * len(points_w), np.int64)
-    for t in range(tiles):
-        n, p, q = place(first_tile + t, tiling, len(results_h), len(results_w))
-        for i in range(len(points_h)):
-            h = p - tiling.top + i * tiling.dilation_h
-            for j in range(len(points_w)):
-                w = q - tiling.left + j * tiling.dilation_w
-                inside = 0 <= h < tiling.height and 0 <= w < tiling.width
-                at = ((n * tiling.height + h) * tiling.width + w) * tiling.channels
-                offsets[i * len(points_w) + j] = at if inside else zeros
-        transform_patch(x, offsets, tiling.channels, patches, start + t * tiling.channels, pitch, points_h, points_w)
+_TRANSFORMED = FilterStrides(0, 0, 0, 0, False)
 
 
 @kernel
@@ -254,35 +207,38 @@ def _transform(
     tiling = unpack(sizes, Tiling)
     for task in range(first, end):
         t = task * _TILES
-        transform_run(x, zeros, patches, t * tiling.channels, pitch, first_tile + t, min(_TILES, tiles - t), tiling,
-                      points_h, points_w, results_h, results_w)  # fmt: skip
+        transform_run(x, zeros, patches, t * tiling.segment, pitch, first_tile + t, min(_TILES, tiles - t),
+                      tiling.groups, tiling.segment, tiling, points_h, points_w, results_h, results_w)  # fmt: skip
 
 
 @inline
-def _panel(wide, a, a_start, a_row, b, b_start, block, out, out_start, terms, first):
+def _panel(wide, near, a, a_start, a_row, b, b_start, block, out, out_start, terms, first):
     if wide:
-        multiply_panel(a, a_start, a_row, 1, b, b_start, block, out, out_start, block, terms, first,
-                       WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+        if near:
+            multiply_near_panel(a, a_start, a_row, 1, b, b_start, block, out, out_start, block, terms, first,
+                                WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+        else:
+            multiply_panel(a, a_start, a_row, 1, b, b_start, block, out, out_start, block, terms, first,
+                           WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
     else:
-        multiply_panel(a, a_start, a_row, 1, b, b_start, block, out, out_start, block, terms, first,
-                       NARROW_ROWS, NARROW_VECTORS)  # fmt: skip
+        multiply_near_panel(a, a_start, a_row, 1, b, b_start, block, out, out_start, block, terms, first,
+                            NARROW_ROWS, NARROW_VECTORS)  # fmt: skip
 
 
 @helper
-def _products(patches, start, pitch, filters, products, product_pitch, block, tiles, points, tiling, wide):
-    """products[point][tile][column] of one block of columns."""
+def _products(
+    patches, start, pitch, row, filters, filter_start, filter_pitch, block, terms, products, product_pitch,
+    tiles, points, first, wide,
+):  # fmt: skip
+    """products[point][tile][column] of one block of columns, or more terms of them; `row`: from tile to tile."""
     never_inline()
     rows = WIDE_ROWS if wide else NARROW_ROWS
-    panel = tiling.depth * tiling.block
-    start += block // tiling.blocks * tiling.depth
+    near = terms * block * filters.itemsize <= _NEAR_BYTES
     for e in range(points):
-        b_start = e * tiling.filter_pitch + block * panel
         for t in range(0, tiles, rows):
-            for c in range(0, tiling.depth, TERMS):
-                _panel(wide, patches, start + e * pitch + t * tiling.channels + c, tiling.channels,
-                       filters, b_start + c * tiling.block, tiling.block,
-                       products, e * product_pitch + t * tiling.block, min(TERMS, tiling.depth - c),
-                       c == 0)  # fmt: skip
+            _panel(wide, near, patches, start + e * pitch + t * row, row,
+                   filters, filter_start + e * filter_pitch, block,
+                   products, e * product_pitch + t * block, terms, first)  # fmt: skip
 
 
 @helper
@@ -319,6 +275,8 @@ def _fused(
         return
     tiling = unpack(sizes, Tiling)
     points = len(points_h) * len(points_w)
+    panel = tiling.depth * tiling.block
+    filter_pitch = tiling.groups * tiling.blocks * panel + PITCH_PADDING
     product_pitch = tiling.run * tiling.block + PITCH_PADDING
     products = local_array(points * product_pitch + tiling.block, x.dtype)
     pitch = tiling.run * tiling.channels + PITCH_PADDING
@@ -326,32 +284,58 @@ def _fused(
     for task in range(first, end):
         t = task * tiling.run
         count = min(tiling.run, tiles - t)
-        transform_run(x, zeros, patches, 0, pitch, t, count, tiling, points_h, points_w, results_h, results_w)
+        transform_run(x, zeros, patches, 0, pitch, t, count, 1, tiling.channels, tiling,
+                      points_h, points_w, results_h, results_w)  # fmt: skip
         for block in range(tiling.groups * tiling.blocks):
-            _products(patches, 0, pitch, filters, products, product_pitch, block, count, points, tiling, wide)
+            start = block // tiling.blocks * tiling.depth
+            for c in range(0, tiling.depth, TERMS):
+                _products(patches, start + c, pitch, tiling.channels, filters, block * panel + c * tiling.block,
+                          filter_pitch, tiling.block, min(TERMS, tiling.depth - c),
+                          products, product_pitch, count, points, c == 0, wide)  # fmt: skip
             _store(products, product_pitch, bias, out, t, count, block, tiling, floor,
                    points_h, points_w, results_h, results_w)  # fmt: skip
 
 
 @kernel
 def _multiply(
-    first, end, patches, pitch, first_tile, tiles, filters, bias, out, sizes, wide, floor,
-    points_h, points_w, results_h, results_w,
+    first, end, patches, patch_pitch, first_tile, tiles, weight, strides, bias, out, sizes, wide, floor,
+    points_h, points_w, results_h, results_w, taps_h, taps_w,
 ):  # fmt: skip
     """Task: a run of tiles that are transformed already, one block of columns."""
     if on_threads_flushing():
         return
     tiling = unpack(sizes, Tiling)
-    points = len(points_h) * len(points_w)
-    product_pitch = tiling.run * tiling.block + PITCH_PADDING
-    products = local_array(points * product_pitch + tiling.block, out.dtype)
+    strides = unpack(strides, FilterStrides)
+    points, taps = len(points_h) * len(points_w), len(taps_h) * len(taps_w)
+    width = tiling.block
+    product_pitch = tiling.run * width + PITCH_PADDING
+    products = local_array(points * product_pitch + width, out.dtype)
+    transformed = strides.column == 0
     blocks = tiling.groups * tiling.blocks
+    filter_pitch = (blocks * tiling.depth if transformed else tiling.segment) * width + PITCH_PADDING
+    filters = weight if transformed else local_array(points * filter_pitch, out.dtype)
+    lines = lines_for(weight, taps, width)
+    offsets = local_array(taps, np.int64)
+    tap_offsets(offsets, strides.flipped, width)
+    segments = (tiling.depth + tiling.segment - 1) // tiling.segment
     for task in range(first, end):
         run = task // blocks
-        block = task - run * blocks
+        place = task - run * blocks
         t = run * tiling.run
         count = min(tiling.run, tiles - t)
-        _products(patches, t * tiling.channels, pitch, filters, products, product_pitch, block, count, points, tiling,
-                  wide)  # fmt: skip
-        _store(products, product_pitch, bias, out, first_tile + t, count, block, tiling, floor,
+        group = place // tiling.blocks
+        block = place - group * tiling.blocks
+        columns = min(width, tiling.columns - block * width)
+        for segment in range(segments):
+            c = segment * tiling.segment
+            terms = min(tiling.segment, tiling.depth - c)
+            if not transformed:
+                at = group * strides.group + block * strides.block + c * strides.depth
+                transform_filters(weight, at, terms, columns, strides, lines, offsets, width, filters, 0, filter_pitch,
+                                  points_h, points_w, taps_h, taps_w)  # fmt: skip
+            panel = (place * tiling.depth + c) * width if transformed else 0
+            start = (group * segments + segment) * points * patch_pitch + t * tiling.segment
+            _products(patches, start, patch_pitch, tiling.segment, filters, panel, filter_pitch, width, terms,
+                      products, product_pitch, count, points, segment == 0, wide)  # fmt: skip
+        _store(products, product_pitch, bias, out, first_tile + t, count, place, tiling, floor,
                points_h, points_w, results_h, results_w)  # fmt: skip

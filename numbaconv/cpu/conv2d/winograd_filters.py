@@ -1,4 +1,4 @@
-"""Filters transformed for Winograd convolution, in panels that the register tile reads front to back."""
+"""Filters for Winograd convolution, transformed, in panels that the register tile reads front to back."""
 
 from __future__ import annotations
 
@@ -6,27 +6,37 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...jit import kernel
+from ...jit import helper, inline, kernel, never_inline
 from ...parallel import launch, on_threads_flushing
-from ...shapes import Conv2dProblem, Pair
+from ...shapes import Conv2dProblem
 from ..layout import contiguous, flat
 from ..local_array import local_array
 from ..memory import buffer
-from ..packing import WIDE_AND_NARROW, Packed, columns_for, pack_bias, read_columns
+from ..packing import WIDE_AND_NARROW, columns_for, pack_bias, read_columns
+from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
-from .winograd import filter_pitch, shape_of
 from .winograd_tile import transform_taps
+from .winograd_tiling import PITCH_PADDING, Shape
 
 _CHANNELS = 16  # of a task; of one column they are one run in memory
 
 
 class FilterStrides(NamedTuple):
-    """Steps in the weight from group to group, column to column, channel to channel; whether filters are flipped."""
+    """Steps in the weight from group to group, block of columns, column, channel; whether filters are flipped."""
 
     group: int
+    block: int
     column: int
     depth: int
     flipped: bool
+
+
+class Filters(NamedTuple):
+    """Weight and bias of a Winograd convolution; with strides the weight is as it came, without it is transformed."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    strides: FilterStrides | None
 
 
 class _Packing(NamedTuple):
@@ -37,79 +47,91 @@ class _Packing(NamedTuple):
     columns: int
     depth: int
     pitch: int
-    parts: int
-    group_stride: int
-    column_stride: int
-    depth_stride: int
-    flipped: int
+    parts: int  # of `_CHANNELS` channels
+
+
+def filter_pitch(blocks: int, depth: int, block: int) -> int:
+    """Elements from one point's transformed filters to the next's."""
+    return blocks * depth * block + PITCH_PADDING
 
 
 def pack_filters(
-    results: int, problem: Conv2dProblem, size: Pair, weight: np.ndarray, strides: FilterStrides,
-    bias: np.ndarray | None, kept: bool,
-) -> Packed:  # fmt: skip
-    """`size`: columns and depth of a group."""
-    columns, depth = size
-    taps = problem.weight_shape[2], problem.weight_shape[3]
-    shape = shape_of(results, taps)
+    problem: Conv2dProblem, shape: Shape, flipped: bool, weight: np.ndarray, bias: np.ndarray | None,
+    transformed: bool, kept: bool,
+) -> Filters:  # fmt: skip
+    """`flipped`: input and output channels exchanged too, for the input-gradient."""
+    k, c, r, s = problem.weight_shape
+    groups, taps, dtype = problem.groups, r * s, weight.dtype
+    columns, depth = (c, k // groups) if flipped else (k // groups, c)
     cut = columns_for(columns, weight.itemsize, WIDE_AND_NARROW)
-    blocks = problem.groups * cut.blocks
-    pitch = filter_pitch(blocks, depth, cut.block)
-    count = len(shape.points_h) * len(shape.points_w) * pitch
-    filters = buffer("packed weight", count, weight.dtype, kept)
-    parts = -(-depth // _CHANNELS)
-    packing = _Packing(cut.blocks, cut.block, columns, depth, pitch, parts, *strides)
-    args = (
-        flat(contiguous(weight)), filters, sizes_of(packing),
-        shape.points_h, shape.points_w, (0,) * taps[0], (0,) * taps[1],
-    )  # fmt: skip
-    launch(_transform_filters, blocks * parts, count * 0.2, *args)
-    return Packed(filters, pack_bias(bias, problem.groups, cut, columns, weight.dtype, kept))
+    column, channel = (taps, c * taps) if flipped else (c * taps, taps)
+    strides = FilterStrides(k // groups * c * taps, cut.block * column, column, channel, flipped)
+    packed_bias = pack_bias(bias, groups, cut, columns, dtype, kept)
+    weight = flat(contiguous(weight))
+    if not transformed:
+        return Filters(weight, packed_bias, strides)
+    blocks = groups * cut.blocks
+    packing = _Packing(
+        cut.blocks, cut.block, columns, depth, filter_pitch(blocks, depth, cut.block), -(-depth // _CHANNELS)
+    )
+    count = shape.points * packing.pitch
+    filters = buffer("packed weight", count, dtype, kept)
+    args = sizes_of(packing), sizes_of(strides), shape.points_h, shape.points_w, (0,) * r, (0,) * s
+    launch(_transform, blocks * packing.parts, count * 0.1, weight, filters, *args)
+    return Filters(filters, packed_bias, None)
 
 
-def pack_weight(
-    results: int, problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool
-) -> Packed:
-    """For the forward pass."""
-    k, c, r, s = problem.weight_shape
-    strides = FilterStrides(k // problem.groups * c * r * s, c * r * s, r * s, False)
-    return pack_filters(results, problem, (k // problem.groups, c), weight, strides, bias, kept)
+@helper
+def tap_offsets(offsets, flipped, block):
+    """Where each tap is in a channel's lines."""
+    never_inline()
+    for tap in range(offsets.size):
+        offsets[tap] = (offsets.size - 1 - tap if flipped else tap) * block
 
 
-def pack_flipped(results: int, problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None) -> Packed:
-    """For the input-gradient: flipped, input and output channels exchanged."""
-    k, c, r, s = problem.weight_shape
-    strides = FilterStrides(k // problem.groups * c * r * s, r * s, c * r * s, True)
-    return pack_filters(results, problem, (c, k // problem.groups), weight, strides, bias, False)
+@helper
+def transform_filters(
+    weight, start, channels, count, strides, lines, offsets, block, filters, first, pitch,
+    points_h, points_w, taps_h, taps_w,
+):  # fmt: skip
+    """filters: [point][channel][column] from `first`, of some channels of a block. Scratch: lines."""
+    never_inline()
+    taps = len(taps_h) * len(taps_w)
+    step = _CHANNELS if strides.depth == taps else 1  # channels that follow each other
+    for c in range(0, channels, step):
+        some = min(step, channels - c)
+        at = start + c * strides.depth
+        read_columns(weight, at, strides.column, count, some * taps, lines, block)
+        for i in range(some):
+            transform_taps(lines[i * taps * block :], offsets, block, filters, first + (c + i) * block, pitch,
+                           points_h, points_w, taps_h, taps_w)  # fmt: skip
+
+
+@inline
+def lines_for(weight, taps, block):
+    """The scratch of `transform_filters`."""
+    return local_array((_CHANNELS * taps + VECTOR_BYTES // weight.itemsize) * block, weight.dtype)
 
 
 @kernel
-def _transform_filters(first, end, weight, filters, sizes, points_h, points_w, taps_h, taps_w):
+def _transform(first, end, weight, filters, sizes, filter_sizes, points_h, points_w, taps_h, taps_w):
     """filters: [point][group and block][channel][column]. Task: some channels of a block."""
     if on_threads_flushing():
         return
     packing = unpack(sizes, _Packing)
+    strides = unpack(filter_sizes, FilterStrides)
     block, depth = packing.block, packing.depth
     taps = len(taps_h) * len(taps_w)
-    together = packing.depth_stride == taps  # the channels of a filter follow each other
-    step = _CHANNELS if together else 1
-    lines = local_array((step * taps + _CHANNELS) * block, weight.dtype)
+    lines = lines_for(weight, taps, block)
     offsets = local_array(taps, np.int64)
-    for tap in range(taps):
-        offsets[tap] = (taps - 1 - tap if packing.flipped else tap) * block
+    tap_offsets(offsets, strides.flipped, block)
     for task in range(first, end):
         place = task // packing.parts
-        part = task - place * packing.parts
+        c = (task - place * packing.parts) * _CHANNELS
         group = place // packing.blocks
-        column = (place - group * packing.blocks) * block
-        count = min(block, packing.columns - column)
-        start = group * packing.group_stride + column * packing.column_stride
-        last = min(depth, (part + 1) * _CHANNELS)
-        for c in range(part * _CHANNELS, last, step):
-            channels = min(step, last - c)
-            read_columns(
-                weight, start + c * packing.depth_stride, packing.column_stride, count, channels * taps, lines, block
-            )
-            for i in range(channels):
-                transform_taps(lines[i * taps * block :], offsets, block, filters, (place * depth + c + i) * block,
-                               packing.pitch, points_h, points_w, taps_h, taps_w)  # fmt: skip
+        column = place - group * packing.blocks
+        count = min(block, packing.columns - column * block)
+        start = group * strides.group + column * strides.block + c * strides.depth
+        transform_filters(weight, start, min(_CHANNELS, depth - c), count, strides, lines, offsets, block,
+                          filters, (place * depth + c) * block, packing.pitch,
+                          points_h, points_w, taps_h, taps_w)  # fmt: skip

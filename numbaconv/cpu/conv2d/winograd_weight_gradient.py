@@ -29,10 +29,11 @@ from ..layout import channels_last, empty, flat
 from ..local_array import local_array
 from ..memory import scratch
 from ..packing import WIDE_AND_NARROW, columns_for
-from ..simd import NARROW_ROWS, NARROW_VECTORS, VECTOR_BYTES, WIDE_ROWS, WIDE_VECTORS, multiply_panel
+from ..register_tile import NARROW_ROWS, NARROW_VECTORS, WIDE_ROWS, WIDE_VECTORS, multiply_panel
+from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
-from .winograd import PITCH_PADDING, Shape, Tiling, place, shape_of, tiles_along, transform_run
 from .winograd_tile import transform_products, transform_taps
+from .winograd_tiling import PITCH_PADDING, Shape, Tiling, place, shape_of, tiles_along, transform_run
 
 _CHUNK_BYTES = 8_000_000  # of transformed patches and gradients
 _TILES = 8  # of a task that transforms
@@ -63,7 +64,7 @@ def _plan(results: int, problem: Conv2dProblem, itemsize: int) -> _Plan:
     chunks = -(-tiles * points * (c + k) * itemsize // _CHUNK_BYTES)
     tiling = Tiling(
         h, w, c, p, q, k, top, left, dh, dw, tile_rows, tile_columns,
-        problem.groups, depth, k // problem.groups, cut.blocks, cut.block, 0,
+        problem.groups, depth, k // problem.groups, cut.blocks, cut.block,
     )  # fmt: skip
     chunk = max(1, -(-tiles // max(chunks, 1)))
     return _Plan(cut.wide, tiling, tiles, chunk, shape, -(-depth // cut.rows) * cut.rows)
@@ -144,8 +145,8 @@ def _transform(
     for task in range(first, end):
         t = task * _TILES
         count = min(_TILES, tiles - t)
-        transform_run(x, zeros[0], patches, t * tiling.channels, pitches[0], first_tile + t, count, tiling,
-                      points_h, points_w, results_h, results_w)  # fmt: skip
+        transform_run(x, zeros[0], patches, t * tiling.channels, pitches[0], first_tile + t, count, 1,
+                      tiling.channels, tiling, points_h, points_w, results_h, results_w)  # fmt: skip
         _transform_gradients(grad, zeros[1], grads, t * tiling.out_channels, pitches[1], first_tile + t, count, tiling,
                              points_h, points_w, results_h, results_w)  # fmt: skip
 
