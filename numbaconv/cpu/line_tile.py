@@ -1,4 +1,4 @@
-"""Sums and maxima along lines of neighbours in memory, in explicit SIMD and in an order that no compiler changes."""
+"""Sums and maxima of lines of neighbours in memory, in explicit SIMD and in an order that no compiler changes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,20 @@ def _constant(value: int) -> ir.Constant:
 
 
 class _Line:
-    """Array x of an intrinsic's first arguments (x, start, count), and the vectors of its elements."""
+    """Array x of an intrinsic's first arguments (x, start, count); vectors of its elements, and of as many doubles."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, args: Any) -> None:
         element = signature.args[0].dtype
         self.vec = Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
         array = context.make_array(signature.args[0])(context, builder, args[0])
         self.source, self.count = builder.gep(array.data, [args[1]]), args[2]
+        self.wide = Vectors(builder, ir.DoubleType(), 8, 8 * self.vec.lanes)
+
+    def add_to(self, total: Any, value: Any) -> None:
+        """Adds a vector of elements to a place of as many doubles."""
+        builder = self.vec.builder
+        value = value if self.vec.itemsize == 8 else builder.fpext(value, self.wide.type)
+        builder.store(builder.fadd(builder.load(total), value), total)
 
 
 def _of_pairs(vec: Vectors, a: Any, b: Any) -> Any:
@@ -141,3 +148,60 @@ def _max_line(typing_context: Any, x: Any, start: Any, count: Any) -> Any:
 
 # max_line(x, start, count): the largest of x[start : start + count], -inf of none; NaNs are passed over.
 max_line: Any = _max_line
+
+
+@intrinsic(prefer_literal=True)
+def _sum_columns(
+    typing_context: Any, x: Any, start: Any, pitch: Any, rows: Any, sums: Any, sums_start: Any, vectors: Any
+) -> Any:
+    index = types.intp
+    signature = types.void(x, index, index, index, sums, index, vectors)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        line = _Line(context, builder, signature, args)
+        vec, wide, (pitch, rows) = line.vec, line.wide, args[2:4]
+        sums = builder.gep(context.make_array(signature.args[4])(context, builder, args[4]).data, [args[5]])
+        offsets = [_constant(v * vec.lanes) for v in range(vectors.literal_value)]
+        totals = [cgutils.alloca_once_value(builder, wide.load(sums, offset)) for offset in offsets]
+        with cgutils.for_range(builder, rows) as loop:
+            row = builder.gep(line.source, [builder.mul(loop.index, pitch)])
+            for total, offset in zip(totals, offsets, strict=True):
+                line.add_to(total, vec.load(row, offset))
+        for total, offset in zip(totals, offsets, strict=True):
+            builder.store(builder.load(total), wide.at(sums, offset), align=8)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# sum_columns(x, start, pitch, rows, sums, sums_start, vectors): for i < vectors (a literal) * lanes, to float64
+# sums[sums_start + i] the x[start + j * pitch + i] for j < rows are added, one after the other.
+sum_columns: Any = _sum_columns
+
+
+@intrinsic
+def _sum_wide(typing_context: Any, x: Any, start: Any, count: Any) -> Any:
+    signature = types.float64(x, types.intp, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        line = _Line(context, builder, signature, args)
+        vec, wide, source, count = line.vec, line.wide, line.source, line.count
+        totals = [cgutils.alloca_once_value(builder, ir.Constant(wide.type, [0.0] * wide.lanes)) for _ in range(4)]
+        step = _constant(4 * vec.lanes)
+        whole = builder.sub(count, builder.srem(count, step))
+        with cgutils.for_range_slice(builder, _constant(0), whole, step, inc=True) as (at, _):
+            for v, total in enumerate(totals):
+                line.add_to(total, vec.load(source, builder.add(at, _constant(v * vec.lanes))))
+        with cgutils.for_range_slice(builder, whole, count, _constant(vec.lanes), inc=True) as (at, _):
+            mask = vec.first_lanes(builder.sub(count, at), 0)
+            line.add_to(totals[0], vec.masked_load(vec.at(source, at), mask))
+        total = _total(wide, [builder.load(part) for part in totals])
+        for _ in range(wide.lanes.bit_length() - 1):
+            total = _of_pairs(wide, total, total)
+        return builder.extract_element(total, _constant(0))
+
+    return signature, codegen
+
+
+# sum_wide(x, start, count): the sum of x[start : start + count] in float64.
+sum_wide: Any = _sum_wide

@@ -8,53 +8,75 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..jit import kernel
+from ..jit import inline, kernel
 from ..parallel import launch, on_threads
 from .layout import around_axis, empty, flat
+from .line_tile import sum_columns, sum_wide
 from .memory import scratch
+from .simd import VECTOR_BYTES
 
 _TASKS = 16
 _CHANNELS = 128
-_SMALL = 4096  # elements: NumPy's sum takes less time than launching a kernel
+_SMALL = 1 << 17  # elements: one task, which writes the result itself
+_BLOCK = 4096  # elements read for all columns, from a first-level cache
 
 
 def channel_sums(x: np.ndarray) -> np.ndarray:
     """(C,): the sum of a dense (N, C, ...) array over everything else."""
-    if x.size < _SMALL:
-        axes = (0, *range(2, x.ndim))
-        with np.errstate(all="ignore"):
-            return np.add.reduce(x, axes, np.float64).astype(x.dtype)
+    out = empty((x.shape[1],), x.dtype)
     outer, inner = around_axis(x, 1)
-    channels = x.shape[1]
-    together = 1
+    channels, tasks, together = x.shape[1], 1 if x.size < _SMALL else _TASKS, 1
     if inner == 1:
         # Few channels side by side are less than a vector: some pixels are summed as if they were one with more.
         while 2 * together * channels <= _CHANNELS and outer % (2 * together) == 0:
             together *= 2
-    outer, channels = outer // together, channels * together
-    partial = scratch("channel sums", _TASKS * channels, np.dtype(np.float64))
-    launch(_channel_sums, _TASKS, x.size * 0.3, flat(x), partial, outer, channels, inner)
-    out = empty((x.shape[1],), x.dtype)
-    with np.errstate(all="ignore"):
-        out[:] = partial.reshape(_TASKS * together, x.shape[1]).sum(axis=0)
+    partial = scratch("channel sums", tasks * together * channels, np.dtype(np.float64))
+    sizes = outer // together, channels * together, inner
+    launch(_channel_sums, tasks, x.size * 0.15 if tasks > 1 else 0, flat(x), partial, out, tasks, *sizes)
+    if tasks > 1:
+        with np.errstate(all="ignore"):
+            out[:] = partial.reshape(tasks * together, channels).sum(axis=0)
     return out
 
 
+@inline
+def _add_columns(x, begin, stop, channels, sums, at):
+    """Rows of channels side by side, a block at a time for all columns."""
+    lanes = VECTOR_BYTES // x.itemsize
+    rows = max(8, _BLOCK // max(channels, 1))
+    for first in range(begin, stop, rows):
+        count = min(rows, stop - first)
+        start = first * channels
+        c = 0
+        while c + 4 * lanes <= channels:
+            sum_columns(x, start + c, channels, count, sums, at + c, 4)
+            c += 4 * lanes
+        while c + lanes <= channels:
+            sum_columns(x, start + c, channels, count, sums, at + c, 1)
+            c += lanes
+        for i in range(count if c < channels else 0):
+            for v in range(c, channels):
+                sums[at + v] += x[start + i * channels + v]
+
+
 @kernel
-def _channel_sums(first, end, x, partial, outer, channels, inner):
+def _channel_sums(first, end, x, partial, out, tasks, outer, channels, inner):
+    """The channels of `out` stand several times side by side where there are few."""
     if on_threads():
         return
     for task in range(first, end):
-        sums = partial[task * channels : (task + 1) * channels]
-        sums[:] = 0
-        for i in range(outer * task // _TASKS, outer * (task + 1) // _TASKS):
-            rows = x[i * channels * inner : (i + 1) * channels * inner]
-            if inner == 1:
-                for c in range(channels):
-                    sums[c] += rows[c]
-            else:
-                for c in range(channels):
-                    total = 0.0
-                    for j in range(inner):
-                        total += rows[c * inner + j]
-                    sums[c] += total
+        begin, stop = outer * task // tasks, outer * (task + 1) // tasks
+        sums = task * channels
+        partial[sums : sums + channels] = 0
+        if inner == 1:
+            _add_columns(x, begin, stop, channels, partial, sums)
+        else:
+            for c in range(channels):
+                for i in range(begin, stop):
+                    partial[sums + c] += sum_wide(x, (i * channels + c) * inner, inner)
+        if tasks == 1:
+            for c in range(out.size):
+                total = 0.0
+                for v in range(c, channels, out.size):
+                    total += partial[v]
+                out[c] = total
