@@ -236,11 +236,14 @@ def max_pool2d_backward(problem: Pool2dProblem, grad_output, indices, relu=False
     if problem.dilation == (1, 1) and inner >= _GATHERED and _gather(problem, grad_output, indices, relu, out):
         return out
     pixels = problem.input_shape[2] * problem.input_shape[3]
-    indices = match(_checked(indices, pixels, relu), grad_output)
+    indices = match(indices if indices.dtype == np.int32 else _checked(indices, pixels, relu), grad_output)
     tasks = outer * -(-inner // _SCATTER_LANES)
-    arrays = flat(grad_output), flat(indices), flat(out)
+    strays = scratch("pool strays", tasks, np.dtype(np.int64))
+    arrays = flat(grad_output), flat(indices), flat(out), strays
     work = grad_output.size * 1.5 + out.size * 0.2
-    launch(_max_pool2d_backward, tasks, work, *arrays, pixels, inner)
+    launch(_max_pool2d_backward, tasks, work, *arrays, pixels, inner, relu)
+    if strays.any():
+        _checked(indices, pixels, relu)
     return out
 
 
@@ -325,7 +328,7 @@ def _gather_windows(first, end, grad, indices, out, matches, sizes, row_windows,
 
 
 def _checked(indices: np.ndarray, pixels: int, relu: bool) -> np.ndarray:
-    """`indices` as int32. The scatter writes where they say, so each must be a pixel, or with `relu` -1: nowhere."""
+    """`indices` as int32. Each must be a pixel, or with `relu` -1: nowhere."""
     if indices.size and (indices.min() < (-1 if relu else 0) or indices.max() >= pixels):
         raise ArgumentError(
             message(
@@ -343,8 +346,8 @@ _SCATTER_LANES = 16  # one cache line of float32
 
 
 @kernel
-def _max_pool2d_backward(first, end, grad_output, indices, out, pixels, inner):
-    """Each task scatters into planes of its own, in the order of the outputs."""
+def _max_pool2d_backward(first, end, grad_output, indices, out, strays, pixels, inner, relu):
+    """Each task scatters into planes of its own, in the order of the outputs, and counts what has no place there."""
     if on_threads():
         return
     blocks = -(-inner // _SCATTER_LANES)
@@ -355,13 +358,13 @@ def _max_pool2d_backward(first, end, grad_output, indices, out, pixels, inner):
         target = plane * pixels * inner + lane
         fill(out, target, pixels, lanes, inner, 0)
         source = plane * outputs * inner + lane
-        if inner == 1:
-            for i in range(source, source + outputs):
-                if indices[at(i)] >= 0:
-                    out[at(target + indices[at(i)])] += grad_output[at(i)]
-        else:
-            for j in range(outputs):
-                for c in range(lanes):
-                    i = source + j * inner + c
-                    if indices[at(i)] >= 0:
-                        out[at(target + indices[at(i)] * inner + c)] += grad_output[at(i)]
+        stray = 0
+        for j in range(outputs):
+            for c in range(lanes):
+                i = source + j * inner + c
+                index = indices[at(i)]
+                if 0 <= index < pixels:
+                    out[at(target + index * inner + c)] += grad_output[at(i)]
+                elif index != -1 or not relu:
+                    stray += 1
+        strays[task] = stray

@@ -24,7 +24,8 @@ _SMALLEST_POOLED = 1 << 14  # bytes; malloc is quick below
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An uninitialised C-contiguous array that starts at a cache line."""
-    return _on(_raw(math.prod(shape) * dtype.itemsize), shape, dtype)
+    raw = _raw(math.prod(shape) * dtype.itemsize)
+    return np.ndarray(shape, dtype, buffer=raw, offset=_to_line(raw))
 
 
 def _raw(nbytes: int) -> np.ndarray:
@@ -68,9 +69,9 @@ def available() -> int:
     return free
 
 
-def _on(raw: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    offset = -raw.__array_interface__["data"][0] % _ALIGNMENT
-    return np.ndarray(shape, dtype, buffer=raw, offset=offset)
+def _to_line(raw: np.ndarray) -> int:
+    """Where its first cache line begins."""
+    return -raw.__array_interface__["data"][0] % _ALIGNMENT
 
 
 def _references(buffers: list[np.ndarray], index: int) -> int:
@@ -88,25 +89,26 @@ class BufferPool:
     """
 
     def __init__(self, most: float = math.inf) -> None:
-        self._buffers: dict[int, list[np.ndarray]] = {}
+        self._buffers: dict[int, tuple[list[np.ndarray], list[int]]] = {}  # by size; where each's cache line begins
         self._most = most  # bytes to hold; what exceeds it is not kept
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         nbytes = math.prod(shape) * dtype.itemsize
         size = _size_class(nbytes)
-        buffers = self._buffers.setdefault(size, [])
-        for index in range(len(buffers)):
+        buffers, offsets = self._buffers.setdefault(size, ([], []))
+        for index, offset in enumerate(offsets):
             if _references(buffers, index) == _UNUSED:
-                return _on(buffers[index], shape, dtype)
+                return np.ndarray(shape, dtype, buffer=buffers[index], offset=offset)
         if size + self.nbytes > self._most:
             return aligned_empty(shape, dtype)
         buffers.append(_raw(size))
-        return _on(buffers[-1], shape, dtype)
+        offsets.append(_to_line(buffers[-1]))
+        return np.ndarray(shape, dtype, buffer=buffers[-1], offset=offsets[-1])
 
     @property
     def nbytes(self) -> int:
         """Bytes held, in use or not."""
-        return sum(size * len(buffers) for size, buffers in self._buffers.items())
+        return sum(size * len(buffers) for size, (buffers, _) in self._buffers.items())
 
 
 def _size_class(nbytes: int) -> int:
