@@ -10,6 +10,7 @@ import reference
 from compare import LAYOUTS_2D, Unchanged, assert_close, random_array
 
 from numbaconv import functional
+from numbaconv.cpu import linear_blocks
 
 pytestmark = pytest.mark.usefixtures("serial_float64")
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -20,6 +21,7 @@ SIZES = [
     (17, 120, 84), (4, 513, 5), (3, 1030, 17), (2, 3072, 10), (600, 3, 4), (0, 5, 3),
     (2, 60000, 3), (1, 3, 60000), (60000, 1, 1),
     (1, 200, 50), (9, 130, 7), (20, 65, 300), (64, 257, 49), (512, 65, 6), (513, 70, 8),
+    (40, 20, 16), (41, 20, 32), (42, 70, 64), (200, 600, 70), (25, 1100, 90), (17, 1, 1),
 ]  # fmt: skip
 
 
@@ -43,6 +45,14 @@ def test_forward_and_backward(size, dtype, rng, run):
     wanted = reference.linear_backward(grad_output, x, weight)
     for name, actual, value in zip(("grad_input", "grad_weight", "grad_bias"), result, wanted, strict=True):
         assert_close(actual, value, dtype, name)
+
+
+@pytest.mark.parametrize("size", [(17, 40, 70), (70, 600, 33), (20, 33, 300)], ids=str)
+def test_a_weight_packed_for_all_tasks(size, rng, run, monkeypatch):
+    """What very large layers do."""
+    monkeypatch.setattr(linear_blocks, "MOST", 0)
+    x, weight, bias, _ = arrays(size, rng, "float32")
+    assert_close(run(functional.linear, x, weight, bias), reference.linear(x, weight, bias), "float32")
 
 
 @pytest.mark.parametrize("needs", list(itertools.product([True, False], repeat=3)))

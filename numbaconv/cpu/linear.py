@@ -13,7 +13,7 @@ import functools
 import numpy as np
 
 from ..shapes import Conv2dProblem
-from . import activation, linear_unpacked
+from . import activation, linear_blocks, linear_unpacked
 from .conv2d import direct, pointwise
 from .conv2d.weight_gradient import weight_gradient
 from .correlate import correlate
@@ -42,8 +42,10 @@ def _product(rows: np.ndarray, columns: np.ndarray, bias: np.ndarray | None, rel
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, relu: bool = False) -> np.ndarray:
-    if linear_unpacked.pays(x.shape[0], weight.shape):
+    if x.shape[0] <= linear_unpacked.MOST_DOTS:
         return linear_unpacked.linear(x, weight, bias, relu)
+    if x.shape[0] * weight.size <= linear_blocks.MOST:
+        return linear_blocks.linear(x, weight, bias, relu)
     if x.shape[0] >= weight.shape[0]:
         return _product(x, weight, bias, relu)
     out = empty((x.shape[0], weight.shape[0]), x.dtype)

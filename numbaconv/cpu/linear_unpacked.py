@@ -18,20 +18,15 @@ from .local_array import local_array
 from .register_tile import WIDE_ROWS, WIDE_VECTORS, multiply_panel
 from .simd import VECTOR_BYTES
 
-FEW = 8  # samples
+MOST_DOTS = 16  # samples: with more, a task that packs its block of the weight is quicker (linear_blocks)
+FEW = 8  # samples, of the input-gradient
 MOST = 512  # samples: with more, rows of the weight too far apart are read too often
-_SMALL = 1 << 22  # multiply-adds, with any number of samples: packing takes as long as it saves
 _TERMS = 512 * VECTOR_BYTES // 8  # of a dot product before it joins the outer sum: at most 512 a lane
 _OUTPUTS = 48  # of a task: whole tiles
 _INPUTS = 512  # of a task of the input-gradient
 _BLOCKS, _SEGMENT = 4, 256  # blocks of a task of the product; terms that a block stays in cache for
 _FAR_BYTES = 2048  # from one row to the next: few share a page, many a cache set
 _TOGETHER = 8  # rows of the weight read side by side
-
-
-def pays(rows: int, weight_shape: tuple[int, int]) -> bool:
-    """Whether this is the way to multiply `rows` samples."""
-    return rows <= FEW or rows * weight_shape[0] * weight_shape[1] <= _SMALL
 
 
 def pays_backward(rows: int, weight_shape: tuple[int, int]) -> bool:
