@@ -63,7 +63,7 @@ class PreparedLinear:
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray | None) -> None:
         self._shape = weight.shape
-        self._packed = pointwise.pack_weight(_problem(1, weight.shape), weight[:, :, None, None], bias, True)
+        self._packed = direct.pack_weight(_problem(1, weight.shape), weight[:, :, None, None], bias, True)
 
     def __call__(self, x: np.ndarray, relu: bool) -> np.ndarray:
         out = empty((x.shape[0], self._shape[0]), x.dtype)

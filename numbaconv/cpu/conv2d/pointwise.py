@@ -1,20 +1,23 @@
 """1x1 convolution at stride 1: a matrix product of pixels by channels.
 
 There is no neighbourhood, so images and rows do not matter: all N * H * W pixels are one line. Tiles and tasks
-then run across image borders, and 7x7 images waste nothing. `linear` is the same with one pixel per row.
+then run across image borders, and 7x7 images waste nothing. `linear` is the same with one pixel per row. Channels-first
+images have a kernel of their own (`pointwise_planes`).
 """
 
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
 from ...shapes import Conv2dProblem
-from ..layout import channels_last, empty, flat, in_layout, layout_of
+from ..layout import CHANNELS_FIRST, channels_last, empty, flat, in_layout, layout_of
 from ..packing import Packed
 from . import direct, weight_gradient
 from .algorithm import Algorithm
+from .pointwise_planes import FEWEST_PIXELS, multiply_planes
 
 
 def supports(problem: Conv2dProblem) -> str:
@@ -51,11 +54,29 @@ def _from_line(out: np.ndarray, size: tuple[int, int, int]) -> np.ndarray:
     return out.transpose(0, 2, 3, 1).reshape(n, h, w, out.shape[1]).transpose(0, 3, 1, 2)
 
 
-def pack_weight(problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> Packed:
-    return direct.pack_weight(_one_image(problem), weight, bias, kept)
+class _Weights(NamedTuple):
+    """As they came, and, if they are kept, packed."""
+
+    weight: np.ndarray
+    bias: np.ndarray | None
+    packed: Packed | None
 
 
-def forward(problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
+def pack_weight(problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> _Weights:
+    packed = direct.pack_weight(_one_image(problem), weight, bias, True) if kept else None
+    return _Weights(weight, bias, packed)
+
+
+def _in_planes(problem: Conv2dProblem, x: np.ndarray) -> bool:
+    pixels = x.shape[2] * x.shape[3]
+    return problem.groups == 1 and pixels >= FEWEST_PIXELS and layout_of(x) == CHANNELS_FIRST
+
+
+def forward(problem: Conv2dProblem, x: np.ndarray, weights: _Weights, relu: bool) -> np.ndarray:
+    k, c, _, _ = problem.weight_shape
+    if _in_planes(problem, x):
+        return multiply_planes(x, weights.weight, k, (c, 1), weights.bias, relu)
+    packed = weights.packed or direct.pack_weight(_one_image(problem), weights.weight, weights.bias, False)
     out = direct.forward(_one_image(problem), as_lines(x), packed, relu)
     n, _, h, w = problem.output_shape
     return _from_line(out, (n, h, w))
@@ -64,6 +85,9 @@ def forward(problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -
 def backward_input(
     problem: Conv2dProblem, grad_output: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
 ) -> np.ndarray:
+    c = problem.weight_shape[1]
+    if _in_planes(problem, grad_output):
+        return multiply_planes(grad_output, weight, c, (1, c), bias, False)
     out = direct.backward_input(_one_image(problem), as_lines(grad_output), weight, bias)
     n, _, h, w = problem.input_shape
     return in_layout(_from_line(out, (n, h, w)), layout_of(grad_output))
