@@ -137,3 +137,21 @@ def test_large_scratch_is_not_kept(monkeypatch):
     monkeypatch.setattr(memory, "_LARGEST_KEPT", 1024)
     assert not np.shares_memory(*(memory.scratch("large", 4096, np.dtype("f4")) for _ in range(2)))
     assert np.shares_memory(*(memory.scratch("small", 64, np.dtype("f4")) for _ in range(2)))
+
+
+@pytest.mark.reduced
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 8, 10, 15, 16, 17, 40])
+@pytest.mark.parametrize("size", [(1, 3), (2, 16), (5, 67), (1, 130)], ids=str)
+def test_copies_between_the_orders(channels, size, dtype, rng, monkeypatch):
+    """By the kernel, which small arrays do not use: each remainder of its runs and blocks."""
+    monkeypatch.setattr(convert, "SMALL", 0)
+    x = rng.standard_normal((3, channels, *size)).astype(dtype)
+    there = layout.channels_last(x)
+    back = layout.contiguous(there)
+    assert there.strides[1] == x.itemsize
+    assert back.flags.c_contiguous
+    np.testing.assert_array_equal(there, x)
+    np.testing.assert_array_equal(back, x)
+    padded = layout.padded_channels_last(x, (1, 0, 2, 3), "padded").reshape(3, size[0] + 1, size[1] + 5, channels)
+    np.testing.assert_array_equal(padded, np.pad(x.transpose(0, 2, 3, 1), ((0, 0), (1, 0), (2, 3), (0, 0))))
