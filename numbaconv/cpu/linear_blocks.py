@@ -12,7 +12,7 @@ import numpy as np
 
 from ..jit import kernel
 from ..parallel import launch, on_threads_flushing
-from .correlate import TERMS, lowest, multiply
+from .correlate import lowest, multiply
 from .layout import empty, flat_contiguous
 from .local_array import local_array
 from .packing import Columns, columns_for, read_columns
@@ -21,6 +21,7 @@ from .simd import VECTOR_BYTES
 
 MOST = 1 << 28  # multiply-adds: with more, packing once for all tasks is quicker
 _SAMPLES = 192  # of a task
+_TERMS = 128  # of a sum before it joins the outer one: dot products, of fewer samples, have 16 to 64 sums each
 _ROWS = NARROW_ROWS  # a narrow tile, or wide ones
 _WIDE, _NARROW = (0,), (0, 0, 0)  # as `Columns.tile`; the kernel has both
 
@@ -56,7 +57,7 @@ def _blocks(first, end, x, weight, bias, out, has_bias, floor, sizes):
     outputs, inputs, blocks, block, run = sizes
     lanes = VECTOR_BYTES // x.itemsize
     samples = out.size // outputs
-    panel = local_array((min(inputs, TERMS) + lanes) * block, x.dtype)
+    panel = local_array((min(inputs, _TERMS) + lanes) * block, x.dtype)
     initial = local_array(block, x.dtype)
     start, x_offsets, out_offsets = local_array(1, np.int64), local_array(_ROWS, np.int64), local_array(_ROWS, np.int64)
     start[0] = 0
@@ -68,11 +69,11 @@ def _blocks(first, end, x, weight, bias, out, has_bias, floor, sizes):
         width = (count + lanes - 1) // lanes * lanes
         for v in range(block):
             initial[v] = bias[column + v] if has_bias and v < count else 0
-        for i in range(0, max(inputs, 1), TERMS):
-            terms = min(TERMS, inputs - i)
+        for i in range(0, max(inputs, 1), _TERMS):
+            terms = min(_TERMS, inputs - i)
             read_columns(weight, column * inputs + i, inputs, count, terms, panel, width)
             stop = min(sample + run, samples)
-            least = floor if i + TERMS >= inputs else none
+            least = floor if i + _TERMS >= inputs else none
             for row in range(sample, stop, _ROWS):
                 for m in range(_ROWS):  # those beyond the last repeat it
                     here = min(row + m, stop - 1)
