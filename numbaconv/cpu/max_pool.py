@@ -359,12 +359,20 @@ def _max_pool2d_backward(first, end, grad_output, indices, out, strays, pixels, 
         fill(out, target, pixels, lanes, inner, 0)
         source = plane * outputs * inner + lane
         stray = 0
-        for j in range(outputs):
-            for c in range(lanes):
-                i = source + j * inner + c
+        if inner == 1:
+            for i in range(source, source + outputs):
                 index = indices[at(i)]
                 if 0 <= index < pixels:
-                    out[at(target + index * inner + c)] += grad_output[at(i)]
-                elif index != -1 or not relu:
-                    stray += 1
+                    out[at(target + index)] += grad_output[at(i)]
+                else:
+                    stray += index != -1 or not relu
+        else:
+            for j in range(outputs):
+                for c in range(lanes):
+                    i = source + j * inner + c
+                    index = indices[at(i)]
+                    if 0 <= index < pixels:
+                        out[at(target + index * inner + c)] += grad_output[at(i)]
+                    else:
+                        stray += index != -1 or not relu
         strays[task] = stray
