@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -26,6 +27,18 @@ class _Line:
         array = context.make_array(signature.args[0])(context, builder, args[0])
         self.source, self.count = builder.gep(array.data, [args[1]]), args[2]
         self.wide = Vectors(builder, ir.DoubleType(), 8, 8 * self.vec.lanes)
+
+    def for_each_vector(self, visit: Callable[[int, Any, Any], None]) -> None:
+        """visit(v, vector, None) for the v-th of every 4; then for those left v = 0, and a mask: zeros elsewhere."""
+        vec, builder = self.vec, self.vec.builder
+        step = _constant(4 * vec.lanes)
+        whole = builder.sub(self.count, builder.srem(self.count, step))
+        with cgutils.for_range_slice(builder, _constant(0), whole, step, inc=True) as (at, _):
+            for v in range(4):
+                visit(v, vec.load(self.source, builder.add(at, _constant(v * vec.lanes))), None)
+        with cgutils.for_range_slice(builder, whole, self.count, _constant(vec.lanes), inc=True) as (at, _):
+            mask = vec.first_lanes(builder.sub(self.count, at), 0)
+            visit(0, vec.masked_load(vec.at(self.source, at), mask), mask)
 
     def add_to(self, total: Any, value: Any) -> None:
         """Adds a vector of elements to a place of as many doubles."""
@@ -117,23 +130,18 @@ def _max_line(typing_context: Any, x: Any, start: Any, count: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         line = _Line(context, builder, signature, args)
-        vec, source, count = line.vec, line.source, line.count
+        vec = line.vec
         least = ir.Constant(vec.type, [float("-inf")] * vec.lanes)
         best = [cgutils.alloca_once_value(builder, least) for _ in range(4)]
 
         def larger(value: Any, than: Any) -> Any:
             return builder.select(builder.fcmp_ordered(">", value, than), value, than)
 
-        step = _constant(4 * vec.lanes)
-        whole = builder.sub(count, builder.srem(count, step))
-        with cgutils.for_range_slice(builder, _constant(0), whole, step, inc=True) as (at, _):
-            for v, one in enumerate(best):
-                value = vec.load(source, builder.add(at, _constant(v * vec.lanes)))
-                builder.store(larger(value, builder.load(one)), one)
-        with cgutils.for_range_slice(builder, whole, count, _constant(vec.lanes), inc=True) as (at, _):
-            mask = vec.first_lanes(builder.sub(count, at), 0)
-            value = builder.select(mask, vec.masked_load(vec.at(source, at), mask), least)
-            builder.store(larger(value, builder.load(best[0])), best[0])
+        def take(v: int, value: Any, mask: Any) -> None:
+            value = value if mask is None else builder.select(mask, value, least)
+            builder.store(larger(value, builder.load(best[v])), best[v])
+
+        line.for_each_vector(take)
         a, b, c, d = (builder.load(one) for one in best)
         total = larger(larger(a, b), larger(c, d))
         lanes = vec.lanes
@@ -185,16 +193,9 @@ def _sum_wide(typing_context: Any, x: Any, start: Any, count: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         line = _Line(context, builder, signature, args)
-        vec, wide, source, count = line.vec, line.wide, line.source, line.count
+        wide = line.wide
         totals = [cgutils.alloca_once_value(builder, ir.Constant(wide.type, [0.0] * wide.lanes)) for _ in range(4)]
-        step = _constant(4 * vec.lanes)
-        whole = builder.sub(count, builder.srem(count, step))
-        with cgutils.for_range_slice(builder, _constant(0), whole, step, inc=True) as (at, _):
-            for v, total in enumerate(totals):
-                line.add_to(total, vec.load(source, builder.add(at, _constant(v * vec.lanes))))
-        with cgutils.for_range_slice(builder, whole, count, _constant(vec.lanes), inc=True) as (at, _):
-            mask = vec.first_lanes(builder.sub(count, at), 0)
-            line.add_to(totals[0], vec.masked_load(vec.at(source, at), mask))
+        line.for_each_vector(lambda v, value, mask: line.add_to(totals[v], value))
         total = _total(wide, [builder.load(part) for part in totals])
         for _ in range(wide.lanes.bit_length() - 1):
             total = _of_pairs(wide, total, total)

@@ -24,6 +24,9 @@ _BLOCK = 4096  # elements read for all columns, from a first-level cache
 def channel_sums(x: np.ndarray) -> np.ndarray:
     """(C,): the sum of a dense (N, C, ...) array over everything else."""
     out = empty((x.shape[1],), x.dtype)
+    if x.size == 0:
+        out[:] = 0
+        return out
     outer, inner = around_axis(x, 1)
     channels, tasks, together = x.shape[1], 1 if x.size < _SMALL else _TASKS, 1
     if inner == 1:
@@ -43,7 +46,7 @@ def channel_sums(x: np.ndarray) -> np.ndarray:
 def _add_columns(x, begin, stop, channels, sums, at):
     """Rows of channels side by side, a block at a time for all columns."""
     lanes = VECTOR_BYTES // x.itemsize
-    rows = max(8, _BLOCK // max(channels, 1))
+    rows = max(8, _BLOCK // channels)
     for first in range(begin, stop, rows):
         count = min(rows, stop - first)
         start = first * channels
