@@ -37,6 +37,7 @@ SIMD_FILES = {
     "cpu/line_tile.py",
     "cpu/local_array.py",
     "cpu/pool_tile.py",
+    "cpu/pixel_sums.py",
     "cpu/register_tile.py",
     "cpu/transpose.py",
     "cpu/conv2d/depthwise_tile.py",

@@ -86,7 +86,7 @@ def test_chosen_where_vectors_of_channels_would_waste_more():
     assert [choose(first, direction, None).name for direction in ("forward", "backward_weight")] == ["planes"] * 2
     wide = conv2d_problem((8, 3, 32, 32), (64, 3, 3, 3), None, 1, 1, 1, 1)
     assert choose(wide, "forward", None).name == "direct"
-    assert choose(wide, "backward_input", None).name == "planes"
+    assert choose(wide, "backward_input", None).name == "col2im"
     strided = conv2d_problem((8, 3, 32, 32), (6, 3, 3, 3), None, 2, 1, 1, 1)
     assert "stride" in planes.supports(strided)
     assert "groups" in planes.supports(conv2d_problem((8, 4, 32, 32), (6, 2, 3, 3), None, 1, 1, 1, 2))

@@ -1,4 +1,4 @@
-"""Convolutions and `linear` take subnormal numbers for zero, and leave the caller's floating-point state as it was."""
+"""Convolutions, `linear` and optimizer steps take subnormal numbers for zero; the floating-point state stays the same."""
 
 from __future__ import annotations
 
@@ -77,6 +77,24 @@ def test_a_product_too_small(dtype):
     tiny = np.asarray(np.finfo(dtype).smallest_normal, dtype)
     x, weight = np.full((1, 16, 8, 8), tiny), np.full((16, 16, 1, 1), np.asarray(1 / 256, dtype))
     assert not functional.conv2d(x, weight).any()
+
+
+@pytest.mark.parametrize("dtype", SMALL)
+@pytest.mark.parametrize("size", [5, 100_000])
+def test_optimizer_steps(size, dtype, threads):
+    """What is left of a velocity, or of an average of gradients, that gets nothing any more ends at zero."""
+    parameter, velocity, mean, square = (np.full(size, value, dtype) for value in (1, *[SMALL[dtype]] * 3))
+    grad = np.zeros_like(parameter)
+    functional.sgd_update(parameter, grad, velocity, lr=0.1, momentum=0.9)
+    functional.adam_update(parameter, grad, mean, square, lr=0.1, step=7)
+    assert not velocity.any()
+    assert not mean.any()
+    assert not square.any()
+    assert (parameter == 1).all()
+    faint = np.full(size, SMALL[dtype], dtype)
+    functional.sgd_update(faint, grad, lr=0.1)
+    assert not faint.any()
+    assert _state_is_the_callers(dtype)
 
 
 @pytest.mark.parametrize("dtype", SMALL)

@@ -1,7 +1,9 @@
 """What training writes in place: optimizer steps, gradient sums, and the norm that clipping needs.
 
 An optimizer step is one pass: SGD reads the parameter and its gradient and writes the parameter, momentum and Adam
-also read and write their state. Everything is elementwise and vectorised; float32 arithmetic stays float32.
+also read and write their state. Everything is elementwise and vectorised; float32 arithmetic stays float32. Subnormal
+numbers count as zero: what momentum keeps of a unit that gets no gradient any more would end there, and never at zero,
+for 0.9 times the smallest number is rounded to itself (48,000 such parameters took 830 us instead of 13).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import numpy as np
 
 from ..errors import ArgumentError, message
 from ..jit import kernel
-from ..parallel import launch, on_threads
+from ..parallel import launch, on_threads, on_threads_flushing
 from . import memory
 from .layout import contiguous, dense, flat
 
@@ -53,7 +55,7 @@ def sgd_update(parameters, grads, velocities, lr, momentum, dampening, weight_de
 
 @kernel
 def _sgd(first, end, parameter, grad, lr, weight_decay):
-    if on_threads():
+    if on_threads_flushing():
         return
     rate, decay = parameter.dtype.type(lr), parameter.dtype.type(weight_decay)
     for task in range(first, end):
@@ -68,7 +70,7 @@ def _sgd(first, end, parameter, grad, lr, weight_decay):
 @kernel
 def _momentum(first, end, parameter, grad, velocity, lr, momentum, gain, weight_decay, nesterov):
     """velocity = momentum * velocity + gain * gradient; the step is the velocity, or one ahead of it."""
-    if on_threads():
+    if on_threads_flushing():
         return
     rate, decay = parameter.dtype.type(lr), parameter.dtype.type(weight_decay)
     keep, share = parameter.dtype.type(momentum), parameter.dtype.type(gain)
@@ -100,7 +102,7 @@ def adam_update(parameters, grads, means, squares, lr, beta1, beta2, eps, weight
 
 @kernel
 def _adam(first, end, parameter, grad, mean, square, rate, beta1, beta2, root, eps, keep, decay):
-    if on_threads():
+    if on_threads_flushing():
         return
     number = parameter.dtype.type
     share1, beta2_, share2 = number(1 - beta1), number(beta2), number(1 - beta2)

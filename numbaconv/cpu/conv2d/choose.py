@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import ArgumentError, message
 from ...shapes import Conv2dProblem
-from . import depthwise, direct, im2col, planes, pointwise, sub_pixel, winograd_variants
+from . import col2im, depthwise, direct, im2col, planes, pointwise, sub_pixel, winograd_variants
 from .algorithm import Algorithm
 
 DIRECTIONS = ("forward", "backward_input", "backward_weight")
@@ -20,9 +20,10 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     im2col.ALGORITHM,
     pointwise.ALGORITHM,
     depthwise.ALGORITHM,
+    *winograd_variants.ALGORITHMS,
+    col2im.ALGORITHM,
     planes.ALGORITHM,
     sub_pixel.ALGORITHM,
-    *winograd_variants.ALGORITHMS,
     direct.ALGORITHM,
 )
 

@@ -91,9 +91,14 @@ def pays(problem: Conv2dProblem, direction: str) -> str:
         return f"{depth * r * s} taps, more than {MOST_TAPS}: a vector of sums for each"
     if depth * r * s < _FEWEST_TERMS:
         return f"{depth * r * s} terms, fewer than {_FEWEST_TERMS}"
-    here = -(-results // WIDE_ROWS) * WIDE_ROWS * _COST[direction]
-    wasteful = here >= columns_for(results, 4, tails=True).cost
+    wasteful = columns(problem, direction) >= columns_for(results, 4, tails=True).cost
     return f"vectors of {results} channels waste less than those of pixels" if wasteful else ""
+
+
+def columns(problem: Conv2dProblem, direction: str) -> float:
+    """Its time by that of a multiply-add of the tile over channels, for each term and result (measured)."""
+    results = problem.weight_shape[1 if direction == "backward_input" else 0]
+    return -(-results // WIDE_ROWS) * WIDE_ROWS * _COST[direction]
 
 
 def pack_weight(problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> Packed:
