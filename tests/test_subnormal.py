@@ -1,4 +1,4 @@
-"""Convolutions, `linear` and optimizer steps take subnormal numbers for zero; the floating-point state stays the same."""
+"""Convolutions, `linear` and optimizer steps take subnormal numbers for zero, without leaving the state behind."""
 
 from __future__ import annotations
 

@@ -8,9 +8,49 @@ from __future__ import annotations
 
 from ..jit import helper, inline
 from .simd import VECTOR_BYTES
-from .transpose import transpose_block
+from .transpose import MOST_INTERLEAVED, join_channels, split_channels, transpose_block
 
 FEW_CHANNELS = 4  # fewer, and an element at a time is as fast as a block of which most is thrown away
+
+
+@inline
+def _split(x, at, planes, to, plane, channels):
+    """A vector of pixels."""
+    lanes = VECTOR_BYTES // x.itemsize
+    if channels == 2:
+        split_channels(x, at, lanes, planes, to, plane, 2)
+    elif channels == 3:
+        split_channels(x, at, lanes, planes, to, plane, 3)
+    elif channels == 4:
+        split_channels(x, at, lanes, planes, to, plane, 4)
+    elif channels == 5:
+        split_channels(x, at, lanes, planes, to, plane, 5)
+    elif channels == 6:
+        split_channels(x, at, lanes, planes, to, plane, 6)
+    elif channels == 7:
+        split_channels(x, at, lanes, planes, to, plane, 7)
+    else:
+        split_channels(x, at, lanes, planes, to, plane, 8)
+
+
+@inline
+def _join(planes, at, plane, out, to, channels):
+    """The inverse of `_split`."""
+    lanes = VECTOR_BYTES // out.itemsize
+    if channels == 2:
+        join_channels(planes, at, plane, out, to, lanes, 2)
+    elif channels == 3:
+        join_channels(planes, at, plane, out, to, lanes, 3)
+    elif channels == 4:
+        join_channels(planes, at, plane, out, to, lanes, 4)
+    elif channels == 5:
+        join_channels(planes, at, plane, out, to, lanes, 5)
+    elif channels == 6:
+        join_channels(planes, at, plane, out, to, lanes, 6)
+    elif channels == 7:
+        join_channels(planes, at, plane, out, to, lanes, 7)
+    else:
+        join_channels(planes, at, plane, out, to, lanes, 8)
 
 
 @helper
@@ -24,7 +64,11 @@ def copy_line(x, at, pixel_stride, channel_stride, channels, start, end, pitch, 
     lanes = VECTOR_BYTES // x.itemsize
     first = to + start
     count = end - start
-    if channel_stride == 1 and ((channels >= lanes and count >= lanes) or (room >= lanes and channels >= FEW_CHANNELS)):
+    if channel_stride == 1 and pixel_stride == channels and 1 < channels <= MOST_INTERLEAVED and count >= lanes:
+        for j in range(0, count, lanes):
+            column = min(j, count - lanes)
+            _split(x, at + column * channels, planes, first + column, plane, channels)
+    elif channel_stride == 1 and (min(channels, count) >= lanes or (room >= lanes and channels >= FEW_CHANNELS)):
         # Blocks of lanes x lanes; the last ones overlap those before, or spill.
         for c in range(0, channels, lanes):
             channel = max(0, min(c, channels - lanes))
@@ -64,7 +108,11 @@ def write_line(planes, at, plane, channels, count, out, to, pixel_stride, end):
     behind the line, up to `end`, may be written.
     """
     lanes = VECTOR_BYTES // out.itemsize
-    if channels >= FEW_CHANNELS:
+    if pixel_stride == channels and 1 < channels <= MOST_INTERLEAVED and count >= lanes:
+        for j in range(0, count, lanes):
+            column = min(j, count - lanes)
+            _join(planes, at + column, plane, out, to + column * channels, channels)
+    elif channels >= FEW_CHANNELS:
         for c in range(0, channels, lanes):
             channel = max(0, min(c, channels - lanes))
             for j in range(0, count, lanes):

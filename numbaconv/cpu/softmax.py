@@ -57,7 +57,7 @@ def block_range(block, blocks):
     return o * blocks.inner + i, min(WIDTH, blocks.inner - i), o * blocks.channels * blocks.inner + i
 
 
-@helper
+@inline
 def load_tile(x, start, count, blocks, tile):
     """tile[c * WIDTH + j] = channel c of position j; positions beyond `count` are 0."""
     channels, inner = blocks.channels, blocks.inner

@@ -2,7 +2,8 @@
 
 n vectors of n lanes in log2(n) steps: step s exchanges the off-diagonal s x s blocks of each pair of rows s apart.
 For 16 lanes 64 shuffles move 256 elements; element by element it is 256 loads and 256 stores. And copies of whole
-vectors, for lines that stay as they lie.
+vectors, for lines that stay as they lie. Pixels of few channels become lines of one channel each, and back, a vector of
+pixels at a time, by shuffles of two vectors: 30 for 6 channels, where a square block would throw most of itself away.
 """
 
 from __future__ import annotations
@@ -80,3 +81,63 @@ def _copy_vectors(typing_context: Any, source: Any, start: Any, out: Any, out_st
 
 # copy_vectors(source, start, out, out_start, vectors): that many whole vectors.
 copy_vectors: Any = _copy_vectors
+
+
+# --- pixels of few channels ---------------------------------------------------------------------------------
+
+MOST_INTERLEAVED = 8  # channels; of more, a square block takes fewer shuffles
+
+
+def _gather(vec: Vectors, sources: list[Any], places: list[int]) -> Any:
+    """A vector of elements `places` of the sources, counted through all of them."""
+    result, taken = sources[0], [place if place < vec.lanes else 0 for place in places]
+    for number, source in enumerate(sources[1:], 1):
+        first = number * vec.lanes
+        lanes = [
+            vec.lanes + place - first if first <= place < first + vec.lanes else (lane if number > 1 else taken[lane])
+            for lane, place in enumerate(places)
+        ]
+        mask = ir.Constant(ir.VectorType(_INT32, vec.lanes), lanes)
+        result = vec.builder.shuffle_vector(result, source, mask)
+    return result
+
+
+def _interleaving(joins: bool) -> Any:
+    @intrinsic(prefer_literal=True)
+    def interleaving(
+        typing_context: Any, source: Any, start: Any, source_stride: Any, out: Any, out_start: Any, out_stride: Any,
+        channels: Any,
+    ) -> Any:  # fmt: skip
+        signature = types.void(source, types.intp, types.intp, out, types.intp, types.intp, channels)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            element = signature.args[0].dtype
+            vec = Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
+            source, out = (context.make_array(signature.args[p])(context, builder, args[p]).data for p in (0, 3))
+            count = channels.literal_value
+            numbers = [ir.Constant(ir.IntType(64), c) for c in range(count)]
+            vectors = [vec.load(source, builder.add(args[1], builder.mul(args[2], c))) for c in numbers]
+            for c, number in enumerate(numbers):
+                if joins:  # element i of pixel after pixel is of channel i % count, pixel i // count
+                    elements = range(c * vec.lanes, (c + 1) * vec.lanes)
+                    places = [i % count * vec.lanes + i // count for i in elements]
+                else:
+                    places = [pixel * count + c for pixel in range(vec.lanes)]
+                to = builder.add(args[4], builder.mul(args[5], number))
+                builder.store(_gather(vec, vectors, places), vec.at(out, to), align=vec.itemsize)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return interleaving
+
+
+# split_channels(source, start, lanes, out, out_start, out_stride, channels), for a vector of pixels and channels, a
+# literal of at least 2:
+#
+#   out[out_start + c * out_stride + j] = source[start + j * channels + c]
+split_channels: Any = _interleaving(joins=False)
+# join_channels(source, start, source_stride, out, out_start, lanes, channels), the other way round:
+#
+#   out[out_start + j * channels + c] = source[start + c * source_stride + j]
+join_channels: Any = _interleaving(joins=True)

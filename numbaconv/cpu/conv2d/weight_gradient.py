@@ -128,7 +128,7 @@ def weight_gradient(
     for chunk in plan.chunks:
         rows, lines = chunk.row_inputs.size, chunk.line_offsets.size
         launch(
-            _transpose, rows * parts, rows * reduction.plane_width * reduction.channels * 0.2,
+            _transpose, rows * parts, rows * reduction.plane_width * reduction.channels * 0.3,
             source, planes, chunk.row_images, chunk.row_inputs, parts, sizes_of(reduction),
         )  # fmt: skip
         launch(
