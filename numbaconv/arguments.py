@@ -68,7 +68,8 @@ def hashable(value: Any) -> Any:
 def remembered(function: Callable[..., Any]) -> Any:
     """Caches a function of shapes and arguments, brought to the form of `hashable` first.
 
-    Keyword-only arguments are flags and names, and go as they are.
+    Keyword-only arguments are flags and names, and go as they are. ``of_arrays`` of the result takes those shapes, the
+    arguments whose names end in "_shape", as they are too: tuples of ints, as arrays have them.
     """
     cached = functools.lru_cache(maxsize=4096)(function)
     flags = function.__kwdefaults__ or {}
@@ -78,6 +79,14 @@ def remembered(function: Callable[..., Any]) -> Any:
         values = {name: value if name in flags else hashable(value) for name, value in kwargs.items()}
         return cached(*[value if type(value) is int else hashable(value) for value in args], **values)
 
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    shapes = sum(name.endswith("_shape") for name in names)  # they come first
+
+    def of_arrays(*args: Any, **kwargs: Any) -> Any:
+        others = [value if type(value) is int else hashable(value) for value in args[shapes:]]
+        return cached(*args[:shapes], *others, **kwargs)
+
+    remember.of_arrays = of_arrays  # type: ignore[attr-defined]
     return remember
 
 
@@ -93,6 +102,8 @@ def number(op: str, name: str, value: Any) -> float:
 
 def is_shape(value: Any) -> bool:
     """Whether a `hashable` value is a shape: a tuple of ints of at least 0."""
+    if type(value) is tuple and set(map(type, value)) == _INTS:  # the usual case, in a comparison
+        return min(value) >= 0
     return isinstance(value, tuple) and all(isinstance(size, int) and size >= 0 for size in value)
 
 

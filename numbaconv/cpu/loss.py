@@ -102,8 +102,9 @@ def _labels(op: str, target: np.ndarray, x: np.ndarray, ignore_index: int) -> tu
         LabelError: with the first that is outside 0 .. channels - 1 and not `ignore_index`, and its position.
     """
     channels = x.shape[1]
-    least, most = (int(target.min()), int(target.max())) if target.size else (0, 0)
-    if least < 0 or most >= channels:
+    labels = flat(contiguous(target.astype(np.int64, copy=False)))
+    # One pass for the usual case: as numbers without a sign, negative ones are the largest.
+    if (labels.view(np.uint64).max() if labels.size else 0) >= channels:
         bad = ((target < 0) | (target >= channels)) & (target != ignore_index)
         if bad.any():
             position = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -116,8 +117,10 @@ def _labels(op: str, target: np.ndarray, x: np.ndarray, ignore_index: int) -> tu
                     **{f"target[{where}]": int(target[position])},
                 )
             )
-    labels = flat(contiguous(target.astype(np.int64, copy=False)))
-    return labels, labels == ignore_index if least <= ignore_index <= most else None
+    elif not 0 <= ignore_index < channels:
+        return labels, None
+    ignored = labels == ignore_index
+    return labels, ignored if ignored.any() else None
 
 
 @kernel

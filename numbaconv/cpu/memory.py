@@ -90,15 +90,25 @@ class BufferPool:
 
     def __init__(self, most: float = math.inf) -> None:
         self._buffers: dict[int, tuple[list[np.ndarray], list[int]]] = {}  # by size; where each's cache line begins
+        self._known: dict[tuple[tuple[int, ...], int], tuple[list[np.ndarray], list[int]]] = {}  # by shape and itemsize
         self._most = most  # bytes to hold; what exceeds it is not kept
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        nbytes = math.prod(shape) * dtype.itemsize
-        size = _size_class(nbytes)
-        buffers, offsets = self._buffers.setdefault(size, ([], []))
+        key = shape, dtype.itemsize
+        known = self._known.get(key)
+        if known is None:
+            size = _size_class(math.prod(shape) * dtype.itemsize)
+            known = self._known[key] = self._buffers.setdefault(size, ([], []))
+        buffers, offsets = known
         for index, offset in enumerate(offsets):
             if _references(buffers, index) == _UNUSED:
                 return np.ndarray(shape, dtype, buffer=buffers[index], offset=offset)
+        return self._another(shape, dtype, buffers, offsets)
+
+    def _another(
+        self, shape: tuple[int, ...], dtype: np.dtype, buffers: list[np.ndarray], offsets: list[int]
+    ) -> np.ndarray:
+        size = _size_class(math.prod(shape) * dtype.itemsize)
         if size + self.nbytes > self._most:
             return aligned_empty(shape, dtype)
         buffers.append(_raw(size))

@@ -6,6 +6,7 @@ a few rows and columns copied one by one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -70,7 +71,7 @@ def _border(mode: str, before: int, size: int, padded_size: int) -> Iterator[tup
 
 
 def flatten(x):
-    return contiguous(x).reshape(x.shape[0], int(np.prod(x.shape[1:], dtype=np.int64)))
+    return contiguous(x).reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def concat(arrays):

@@ -45,12 +45,12 @@ def sgd_update(parameters, grads, velocities, lr, momentum, dampening, weight_de
         p, g = _in_place("sgd_update", "parameter", parameter), flat(contiguous(grad))
         tasks = -(-p.size // _CHUNK)
         if velocities is None:
-            launch(_sgd, tasks, p.size * 0.4, p, g, lr, weight_decay)
+            launch(_sgd, tasks, p.size * 0.7, p, g, lr, weight_decay)
             continue
         v = _in_place("sgd_update", "velocity", velocities[i])
         if first:
             v[:] = 0
-        launch(_momentum, tasks, p.size * 0.6, p, g, v, lr, momentum, gain, weight_decay, nesterov)
+        launch(_momentum, tasks, p.size * 1.0, p, g, v, lr, momentum, gain, weight_decay, nesterov)
 
 
 @kernel

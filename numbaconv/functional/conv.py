@@ -48,11 +48,11 @@ def conv2d(
         ShapeError, ArgumentError, DTypeError, DeviceError: with the rule that is broken and what was given.
     """
     backend, x, weight, bias = enter("conv2d", x=x, weight=weight, bias=bias)
-    is_batch = batched("conv2d", x.shape)
+    is_batch = x.ndim == 4 or batched("conv2d", x.shape)
     if not is_batch:
         x = x[None]
     bias_shape = None if bias is None else bias.shape
-    problem = conv2d_problem(x.shape, weight.shape, bias_shape, stride, padding, dilation, groups)
+    problem = conv2d_problem.of_arrays(x.shape, weight.shape, bias_shape, stride, padding, dilation, groups)
     out = backend.conv2d(problem, x, weight, bias, bool(relu))
     return out if is_batch else out[0]
 
@@ -83,7 +83,7 @@ def conv2d_backward(
     """
     op = "conv2d_backward"
     backend, grad_output, x, weight = enter(op, grad_output=grad_output, x=x, weight=weight)
-    is_batch = batched(op, x.shape)
+    is_batch = x.ndim == 4 or batched(op, x.shape)
     if not is_batch:
         x, grad_output = x[None], grad_output[None]
     problem = _problem(op, x.shape, weight.shape, grad_output, stride, padding, dilation, groups)
@@ -128,7 +128,7 @@ def conv2d_backward_weight(
     backend, grad_output, x = enter(op, grad_output=grad_output, x=x)
     if not batched(op, x.shape):
         x, grad_output = x[None], grad_output[None]
-    problem = _problem(op, x.shape, weight_shape, grad_output, stride, padding, dilation, groups)
+    problem = _problem(op, x.shape, hashable(weight_shape), grad_output, stride, padding, dilation, groups)
     return backend.conv2d_backward_weight(problem, grad_output, x)
 
 
@@ -233,7 +233,7 @@ def _problem(
     dilation: Any,
     groups: int,
 ) -> Conv2dProblem:
-    problem = conv2d_problem(input_shape, weight_shape, None, stride, padding, dilation, groups, op)
+    problem = conv2d_problem.of_arrays(input_shape, weight_shape, None, stride, padding, dilation, groups, op)
     require_same_shape(op, "grad_output", grad_output.shape, "output", problem.output_shape)
     return problem
 

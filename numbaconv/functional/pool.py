@@ -49,7 +49,7 @@ def max_pool2d(
     """
     op = "max_pool2d"
     backend, x = enter(op, x=x)
-    shape = _batch_of(op, x.shape)
+    shape = x.shape if x.ndim == 4 else _batch_of(op, x.shape)
     problem = _max_pool_problem(op, shape, kernel_size, stride, padding, dilation, ceil_mode)
     output, indices = backend.max_pool2d(problem, x.reshape(shape), bool(return_indices), bool(relu))
     if len(x.shape) == 3:
@@ -124,7 +124,7 @@ def avg_pool2d(
     """
     op = "avg_pool2d"
     backend, x = enter(op, x=x)
-    shape = _batch_of(op, x.shape)
+    shape = x.shape if x.ndim == 4 else _batch_of(op, x.shape)
     problem = _avg_pool_problem(op, shape, kernel_size, stride, padding, ceil_mode, count_include_pad)
     output = backend.avg_pool2d(problem, x.reshape(shape))
     return output[0] if len(x.shape) == 3 else output
@@ -177,7 +177,7 @@ def adaptive_avg_pool2d(x: Array, output_size: int | Pair) -> Array:
     """
     op = "adaptive_avg_pool2d"
     backend, x = enter(op, x=x)
-    shape = _batch_of(op, x.shape)
+    shape = x.shape if x.ndim == 4 else _batch_of(op, x.shape)
     _require_pixels(op, "x", shape)
     sizes = pair(op, "output_size", output_size, 1)
     require_countable(op, output=(*shape[:2], *sizes))
@@ -222,7 +222,7 @@ def _batch_of(op: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _max_pool_problem(
     op: str, shape: tuple[int, ...], kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
 ) -> Pool2dProblem:
-    problem = pool2d_problem(shape, kernel_size, stride, padding, dilation, ceil_mode=bool(ceil_mode), op=op)
+    problem = pool2d_problem.of_arrays(shape, kernel_size, stride, padding, dilation, ceil_mode=bool(ceil_mode), op=op)
     if problem.dilation[0] > shape[2] or problem.dilation[1] > shape[3]:
         _require_no_empty_window(op, problem)
     return problem
@@ -251,7 +251,7 @@ def _require_no_empty_window(op: str, problem: Pool2dProblem) -> None:
 def _avg_pool_problem(
     op: str, shape: tuple[int, ...], kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool, count: bool
 ) -> Pool2dProblem:
-    return pool2d_problem(
+    return pool2d_problem.of_arrays(
         shape, kernel_size, stride, padding, 1, ceil_mode=bool(ceil_mode), count_include_pad=bool(count), op=op
     )
 

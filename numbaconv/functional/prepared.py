@@ -50,7 +50,7 @@ class PreparedConv2d:
         if not batched("conv2d", x.shape):
             return self(x[None])[0]
         bias_shape = None if self._bias is None else self._bias.shape
-        problem = conv2d_problem(x.shape, self._weight.shape, bias_shape, *self._arguments)
+        problem = conv2d_problem.of_arrays(x.shape, self._weight.shape, bias_shape, *self._arguments)
         if len(self._problems) >= _MOST_SHAPES:
             self._problems.clear()
         self._problems[problem.input_shape] = problem

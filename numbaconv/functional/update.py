@@ -47,7 +47,10 @@ _Groups = dict[tuple[Any, Any, Any], list[list[Array]]]
 
 def _collect(groups: _Groups, backend: Any, arrays: tuple[Array, ...]) -> None:
     first = arrays[0]
-    lists = groups.setdefault((backend, first.dtype, getattr(first, "device", None)), [[] for _ in arrays])
+    key = backend, first.dtype, getattr(first, "device", None)
+    lists = groups.get(key)
+    if lists is None:
+        lists = groups[key] = [[] for _ in arrays]
     for place, array in zip(lists, arrays, strict=True):
         place.append(array)
 

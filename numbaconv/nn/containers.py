@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self, overload
 
 from .. import functional as F
 from ..arguments import require_same_shape
-from ..backend import enter
+from ..backend import enter, in_channels_last
 from ..errors import ArgumentError, ShapeError, StateError, message
 from . import fused
 from .dropout import number_dropout
@@ -22,14 +22,6 @@ from .summary import Traced
 
 Array = Any
 Shape = tuple[int, ...]
-
-
-def in_channels_last(op: str, x: Array) -> Array:
-    """A 4-D array with C innermost in memory (itself if it is so), anything else as it is."""
-    if len(getattr(x, "shape", ())) != 4:
-        return x
-    backend, x = enter(op, x=x)
-    return backend.channels_last(x)
 
 
 def _contiguous(op: str, x: Array) -> Array:

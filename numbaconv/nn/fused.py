@@ -21,24 +21,20 @@ Array = Any
 _Kind = TypeVar("_Kind", bound=Module)
 
 # What a pair stands in for. A subclass that replaces any of it is a layer like any other.
-_METHODS: dict[type[Module], tuple[str, ...]] = {
-    Conv2d: ("__call__", "forward_ctx", "_forward", "_conv_arguments", "_padded", "_border", "_bias_data"),
-    Linear: ("__call__", "forward_ctx", "_forward", "_bias_data"),
-    ReLU: ("__call__", "forward_ctx", "backward_ctx"),
-    MaxPool2d: ("__call__", "forward_ctx", "backward_ctx", "_forward", "_predict", "_window"),
+_METHODS: dict[type[Module], frozenset[str]] = {
+    Conv2d: frozenset(("__call__", "forward_ctx", "_forward", "_conv_arguments", "_padded", "_border", "_bias_data")),
+    Linear: frozenset(("__call__", "forward_ctx", "_forward", "_bias_data")),
+    ReLU: frozenset(("__call__", "forward_ctx", "backward_ctx")),
+    MaxPool2d: frozenset(("__call__", "forward_ctx", "backward_ctx", "_forward", "_predict", "_window")),
 }
 
 
-def unchanged(module: Module | None, kind: type[_Kind], names: Sequence[str]) -> TypeGuard[_Kind]:
+def unchanged(module: Module | None, kind: type[_Kind], names: frozenset[str]) -> TypeGuard[_Kind]:
     """Whether a module is a `kind` that has these methods from there."""
-    if not isinstance(module, kind):
+    if not isinstance(module, kind) or not names.isdisjoint(vars(module)):
         return False
-    own = vars(module)
-    if type(module) is kind:
-        return not any(name in own for name in names)
-    return all(
-        name not in own and inspect.getattr_static(type(module), name) is inspect.getattr_static(kind, name)
-        for name in names
+    return type(module) is kind or all(
+        inspect.getattr_static(type(module), name) is inspect.getattr_static(kind, name) for name in names
     )
 
 

@@ -203,7 +203,8 @@ class Module:
 
     def has_trainable(self) -> bool:
         """Whether a backward pass has a gradient to compute in here."""
-        return any(parameter.trainable for parameter in self.parameters())
+        own = (parameter for _, parameter in self._members(Parameter))
+        return any(p.trainable for p in own) or any(p.trainable for p in self.parameters())
 
     def zero_grad(self) -> None:
         """Forgets every gradient."""

@@ -30,15 +30,15 @@ Step = Callable[[Array], Array]
 _Kind = TypeVar("_Kind", bound=Module)
 
 # What a layer's prediction goes through. A subclass that replaces any of it is a layer like any other.
-PREDICTS_BY: dict[type[Module], tuple[str, ...]] = {
-    Conv2d: ("__call__", "forward_ctx", "_forward", "_conv_arguments", "_padded", "_border", "_bias_data"),
-    Linear: ("__call__", "forward_ctx", "_forward", "_bias_data"),
-    BatchNorm2d: ("__call__", "forward_ctx", "check_input"),
-    ReLU: ("__call__", "forward_ctx"),
-    Dropout: ("__call__", "forward_ctx"),
-    Sequential: ("__call__", "_inner_predict"),
-    Residual: ("__call__", "_inner_predict"),
-    Concat: ("__call__", "_inner_predict"),
+PREDICTS_BY: dict[type[Module], frozenset[str]] = {
+    Conv2d: frozenset(("__call__", "forward_ctx", "_forward", "_conv_arguments", "_padded", "_border", "_bias_data")),
+    Linear: frozenset(("__call__", "forward_ctx", "_forward", "_bias_data")),
+    BatchNorm2d: frozenset(("__call__", "forward_ctx", "check_input")),
+    ReLU: frozenset(("__call__", "forward_ctx")),
+    Dropout: frozenset(("__call__", "forward_ctx")),
+    Sequential: frozenset(("__call__", "_inner_predict")),
+    Residual: frozenset(("__call__", "_inner_predict")),
+    Concat: frozenset(("__call__", "_inner_predict")),
 }
 
 

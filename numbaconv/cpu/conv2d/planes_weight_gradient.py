@@ -5,7 +5,7 @@ an image at a time, both are copied into planes (see `planes`); a register tile 
 (c, r, s). `weight_gradient` has a vector of k's instead: of 6 it computes 16.
 
 Tasks (splits) are runs of such units of lines, each with sums of its own, a vector for each weight, which are added at
-the end, splits in order. The cut depends on the problem only.
+the end, lanes first, splits in order. The cut depends on the problem only.
 
 Cost: 2 * pixels * (k rounded up to 6) * (c * r * s rounded up to 4) flops.
 """
@@ -22,6 +22,7 @@ from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem
 from ..dot_tile import dot_lines
 from ..layout import element_strides, empty, flat
+from ..line_tile import sum_line
 from ..local_array import local_array, zeroed_local_array
 from ..memory import scratch
 from ..plane import copy_line
@@ -88,11 +89,10 @@ def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarr
     work_ns = problem.input_shape[0] * z.rows * z.columns * z.sums / z.lanes**2 * 0.3 + copied * 0.4
     launch(_accumulate, z.splits, work_ns, flat(x), flat(grad_output), sums, sizes_of(z), element_strides(x),
            element_strides(grad_output))  # fmt: skip
-    # [block of k][block of taps][k][tap][lane]
-    blocks = -1, -(-z.taps // TILE_TAPS), TILE_RESULTS, TILE_TAPS, z.lanes
     with np.errstate(all="ignore"):
-        total = np.add.reduce(sums.reshape(z.splits, z.sums), axis=0)
-        total = np.add.reduce(total.reshape(blocks), axis=-1)
+        total = np.add.reduce(sums.reshape(z.splits, z.sums)[:, : z.sums // z.lanes], axis=0)
+    # [block of k][block of taps][k][tap]
+    total = total.reshape(-1, -(-z.taps // TILE_TAPS), TILE_RESULTS, TILE_TAPS)
     total = total.transpose(0, 2, 1, 3).reshape(z.results_padded, -1)
     out.reshape(z.results, -1)[...] = total[: z.results, : z.taps]
     return out
@@ -167,3 +167,6 @@ def _accumulate(first, end, x, grad, sums, sizes, x_strides, grad_strides):
                                   lines, min(_MOST_TERMS, z.columns - q), sums, to, unit == begin and q == 0,
                                   TILE_RESULTS, TILE_TAPS)  # fmt: skip
                     to += tile
+        at = split * (padded // TILE_RESULTS) * tap_blocks * tile
+        for i in range(padded * tap_blocks * TILE_TAPS):  # each vector to its sum, side by side
+            sums[at + i] = sum_line(sums, at + i * lanes, lanes)

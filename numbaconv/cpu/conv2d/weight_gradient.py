@@ -123,12 +123,13 @@ def weight_gradient(
     sums = scratch("sums", reduction.splits * reduction.sums, x.dtype)
     lanes = VECTOR_BYTES // x.itemsize
     parts = -(-reduction.channels // _CHANNELS)
+    copy_ns = 0.2 if reduction.channels >= lanes else 0.9
     line_ns = reduction.sums * reduction.line_length / lanes * 0.2
     tasks = reduction.splits * reduction.groups * reduction.blocks * reduction.runs
     for chunk in plan.chunks:
         rows, lines = chunk.row_inputs.size, chunk.line_offsets.size
         launch(
-            _transpose, rows * parts, rows * reduction.plane_width * reduction.channels * 0.3,
+            _transpose, rows * parts, rows * reduction.plane_width * reduction.channels * copy_ns,
             source, planes, chunk.row_images, chunk.row_inputs, parts, sizes_of(reduction),
         )  # fmt: skip
         launch(
