@@ -308,6 +308,25 @@ def check(conv, problem, number, algorithm="implicit_gemm"):
         to_host(out)
 
 
+def of_grouped_convolutions(keeper):
+    """Strides longer than the filter, whose classes have no tap; rows and columns that end within a run of results."""
+    import test_cuda_conv as conv
+
+    rng = np.random.default_rng(12)
+    for number in range(120):
+        groups, depth, columns = (rng.choice((4, 8)), 1, 1) if number % 2 else rng.integers((2, 1, 1), (5, 4, 4))
+        stride, dilation, (r, s) = rng.integers(1, 4, 2), rng.integers(1, 3, 2), rng.integers(1, 4, 2)
+        least = (r - 1) * dilation[0] + 1, (s - 1) * dilation[1] + 1
+        padding = tuple(tuple(map(int, rng.integers(0, 4, 2))) for _ in range(2))
+        h, w = (int(rng.integers(size, size + 9)) for size in least)
+        arguments = {"stride": tuple(map(int, stride)), "dilation": tuple(map(int, dilation)), "padding": padding}
+        shape = int(rng.integers(1, 4)), int(groups * depth), h, w
+        weight_shape = int(groups * columns), int(depth), int(r), int(s)
+        check(conv, (shape, weight_shape, {**arguments, "groups": int(groups)}), number, "grouped")
+    for channels, pixels in ((3, 70), (36, 66)):  # more pixels than one block takes, more channels
+        check(conv, ((1, channels, pixels, pixels), (channels, 1, 2, 1), {"groups": channels}), 0, "grouped")
+
+
 def of_tensor_cores(keeper):
     from numbaconv.cuda.conv2d.tensor_core import TensorCores
 
@@ -365,6 +384,7 @@ SOURCES = (
     of_sums,
     of_training,
     of_convolutions,
+    of_grouped_convolutions,
     of_tensor_cores,
 )
 

@@ -23,6 +23,7 @@ MOST = 1 << 28  # multiply-adds: with more, packing once for all tasks is quicke
 _SAMPLES = 192  # of a task
 _TERMS = 128  # of a sum before it joins the outer one: dot products, of fewer samples, have 16 to 64 sums each
 _ROWS = NARROW_ROWS  # a narrow tile, or wide ones
+_FEWEST_TASKS, _MUCH = 2, 1 << 16  # of so many samples times inputs
 _WIDE, _NARROW = (0,), (0, 0, 0)  # as `Columns.tile`; the kernel has both
 
 
@@ -30,10 +31,12 @@ _WIDE, _NARROW = (0,), (0, 0, 0)  # as `Columns.tile`; the kernel has both
 def _cut(samples: int, outputs: int, inputs: int, itemsize: int) -> tuple[Columns, int, int, float]:
     """The blocks of outputs; samples of a task, tasks, nanoseconds of all."""
     cut = columns_for(outputs, itemsize, (1,), tails=True)
-    parts = -(-samples // _SAMPLES)
-    run = -(-samples // (parts * _ROWS)) * _ROWS
-    parts = -(-samples // run)
     lanes = VECTOR_BYTES // itemsize
+    parts = -(-samples // _SAMPLES)
+    if cut.blocks * parts < _FEWEST_TASKS and samples * inputs >= _MUCH:
+        parts = min(-(-_FEWEST_TASKS // cut.blocks), samples // (2 * _ROWS))  # to pack twice takes less than to wait
+    run = -(-samples // (max(parts, 1) * _ROWS)) * _ROWS
+    parts = -(-samples // run)
     work_ns = cut.blocks * cut.block * (samples * (inputs + 8) / lanes * 0.4 + parts * inputs * 0.2)
     return cut, run, parts * cut.blocks, work_ns
 

@@ -18,7 +18,7 @@ from .memory import buffer
 from .register_tile import MIDDLE, NARROW, WIDE
 from .simd import VECTOR_BYTES
 from .sizes import sizes_of, unpack
-from .transpose import transpose_block
+from .transpose import transpose_block, transpose_rows
 
 
 class Columns(NamedTuple):
@@ -108,8 +108,11 @@ def read_columns(weight, start, stride, count, terms, lines, block):
         columns = min(lanes, count - v)
         at = start + v * stride
         for f in range(0, terms, lanes):
-            if columns == lanes and at + (lanes - 1) * stride + f + lanes <= weight.size:
-                transpose_block(weight, at + f, stride, lines, f * block + v, block)
+            if columns > 0 and at + (columns - 1) * stride + f + lanes <= weight.size:
+                if columns == lanes:
+                    transpose_block(weight, at + f, stride, lines, f * block + v, block)
+                else:
+                    transpose_rows(weight, at + f, stride, lines, f * block + v, block, columns)
                 continue
             for g in range(f, min(f + lanes, terms)):
                 for i in range(lanes):

@@ -34,32 +34,50 @@ def _exchange(vec: Vectors, rows: list[Any]) -> list[Any]:
     return rows
 
 
+def _transpose(context: Any, builder: Any, signature: Any, args: Any, count: Any) -> Any:
+    """The code of both; rows from `count` on, if it is not None, are zeros."""
+    element = signature.args[0].dtype
+    vec = Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
+    source, out = (context.make_array(signature.args[p])(context, builder, args[p]).data for p in (0, 3))
+    numbers = [ir.Constant(ir.IntType(64), i) for i in range(vec.lanes)]
+
+    def row(number: Any) -> Any:
+        if count is None:
+            return vec.load(source, builder.add(args[1], builder.mul(args[2], number)))
+        there = builder.icmp_signed("<", number, count)
+        number = builder.select(there, number, numbers[0])
+        value = vec.load(source, builder.add(args[1], builder.mul(args[2], number)))
+        return builder.select(there, value, ir.Constant(vec.type, [0.0] * vec.lanes))
+
+    for number, column in zip(numbers, _exchange(vec, [row(number) for number in numbers]), strict=True):
+        to = builder.add(args[4], builder.mul(args[5], number))
+        builder.store(column, vec.at(out, to), align=vec.itemsize)
+    return context.get_dummy_value()
+
+
 @intrinsic
 def _transpose_block(
     typing_context: Any, source: Any, start: Any, row_stride: Any, out: Any, out_start: Any, out_stride: Any
 ) -> Any:
     signature = types.void(source, types.intp, types.intp, out, types.intp, types.intp)
+    return signature, lambda *arguments: _transpose(*arguments, count=None)
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        element = signature.args[0].dtype
-        vec = Vectors(builder, context.get_data_type(element), element.bitwidth // 8, VECTOR_BYTES)
-        source, out = (context.make_array(signature.args[p])(context, builder, args[p]).data for p in (0, 3))
 
-        def at(base: Any, stride: Any, index: int) -> Any:
-            return builder.add(base, builder.mul(stride, ir.Constant(ir.IntType(64), index)))
-
-        rows = [vec.load(source, at(args[1], args[2], i)) for i in range(vec.lanes)]
-        for j, column in enumerate(_exchange(vec, rows)):
-            builder.store(column, vec.at(out, at(args[4], args[5], j)), align=vec.itemsize)
-        return context.get_dummy_value()
-
-    return signature, codegen
+@intrinsic
+def _transpose_rows(
+    typing_context: Any, source: Any, start: Any, row_stride: Any, out: Any, out_start: Any, out_stride: Any, rows: Any
+) -> Any:
+    signature = types.void(source, types.intp, types.intp, out, types.intp, types.intp, types.intp)
+    return signature, lambda context, builder, signature, args: _transpose(context, builder, signature, args, args[6])
 
 
 # transpose_block(source, start, row_stride, out, out_start, out_stride)
 #
 # out[out_start + j * out_stride + i] = source[start + i * row_stride + j], for i, j < VECTOR_BYTES // itemsize.
 transpose_block: Any = _transpose_block
+# transpose_rows(source, start, row_stride, out, out_start, out_stride, rows): the same of `rows` rows, at least 1; the
+# others are not read, and count as zeros.
+transpose_rows: Any = _transpose_rows
 
 
 @intrinsic
