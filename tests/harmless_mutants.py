@@ -21,13 +21,14 @@ HARMLESS: dict[str | re.Pattern[str], str] = {
         "turn, where the test before the four turns has decided already"
     ),
     re.compile(
-        r"(?:conv2d\.splits\.add_splits|convert\._to_int32|softmax\.\w+):"
+        r"(?:conv2d\.splits\.add_splits|conv2d\.grouped\.\w+|convert\._to_int32|softmax\.\w+):"
         r"param\d+ (?:gt\.s32 0 = true|lt\.s32 1 = false)(?: #\d+)?"
-    ): "axes, parts and classes are never none",
+    ): "axes, channels, parts and classes are never none",
     re.compile(
-        r"(?:update\._norm|update\._total|softmax\.softmax_rows):"
-        r"(?:sub\(param\d+,.*\) gt\.s\d+ 0|"
-        r"selp\(add\(shr\(sub\(param\d+,.*\),0\)\) ne\.s\d+ 0) = true(?: #\d+)?"
+        r"(?:update\._norm|update\._total|softmax\.softmax_rows|conv2d\.grouped\.\w+|"
+        r"conv2d\.grouped_weight_gradient\.\w+):"
+        r"(?:sub\((?:param\d+|loaded|min\(.*\)),.*\) gt\.s\d+ 0|"
+        r"selp\(add\(shr\(sub\(.*\),0\)\) ne\.s\d+ 0) = true(?: #\d+)?"
     ): "the length of a range, where it was decided before that it is not empty",
     re.compile(
         r"(?:conv2d\.column_sums\._column_sums|softmax\.softmax\w*|update\._(?:clip|squares)):"
@@ -48,6 +49,21 @@ HARMLESS: dict[str | re.Pattern[str], str] = {
     "update._*:add(changing,3) ge.s64 min(loaded,*) = true*": "where vectors fit, at most three elements are left over",
     "dropout._dropout_channels_last:sub(shl(*,2),*) lt.s64 -3 = false": (
         "a thread's four elements would begin four or more before its own row: they begin at most three before it"
+    ),
+    "conv2d.grouped.depthwise:param22 gt.s32 0 = false": "a channel of its own has one to add up, and none is left then",
+    re.compile(r"conv2d\.grouped\.\w+:.* ge\.s32 param27 = false #[34]"): (
+        "ReLU is of forward passes alone, where results are one class, which has all rows of the output"
+    ),
+    "conv2d.grouped_weight_gradient.*:shl(%ctaid.z,2) lt.s32 param20 = true": "a block's first tap is always there",
+    "conv2d.grouped_weight_gradient.*:add(selp(add(shr(*,3),selp(1,0,*)),0,*),selp(-1,0,*)) gt.s32 0 = true": (
+        "how often a loop goes on that was unrolled by two: an odd turn was decided before"
+    ),
+    "conv2d.tensor_pack._pack:mad(%ctaid.x,%ntid.x,%tid.x) ge.s32 param2 = false": (
+        "packed weights are whole blocks of columns and stages, which are whole blocks of threads"
+    ),
+    "conv2d.tensor_pack._sum_weights:param2 gt.s32 1 = true": "of one part: the length of the range is then 0 as well",
+    "conv2d.tensor_pack._sum_weights:add(shr(%tid.x,6),shl(%ctaid.y,5)) ge.s32 param3 = false": (
+        "output channels are whole vectors: of a block with any, the first four are there"
     ),
     "loss.*:barrier 4 of 4": "keeps the memory of a sum over the block for the next such sum, and this was the last",
     "update._norm:barrier 9 of 9": "the same",

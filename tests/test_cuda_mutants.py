@@ -38,8 +38,8 @@ CC = (8, 0)
 # Modules all of whose mutants are examined. Of the others only barriers and waits: of their comparisons too many are
 # reached by no launch yet, or decide otherwise without effect for reasons not yet found.
 WHOLE = (
-    "ahead", "conv2d.column_sums", "conv2d.pack", "conv2d.splits", "convert", "dropout", "elementwise", "moments",
-    "norm", "softmax", "update",
+    "ahead", "conv2d.column_sums", "conv2d.grouped", "conv2d.grouped_weight_gradient", "conv2d.pack", "conv2d.splits",
+    "conv2d.tensor_pack", "convert", "dropout", "elementwise", "moments", "norm", "softmax", "update",
 )  # fmt: skip
 
 
@@ -289,7 +289,7 @@ def of_convolutions(keeper):
         check(conv, problem, 0, "grouped")
 
 
-def check(conv, problem, number, algorithm="implicit_gemm"):
+def check(conv, problem, number, algorithm="implicit_gemm", relu=None, with_bias=True):
     import numbaconv
     from numbaconv import functional, to_host
 
@@ -299,10 +299,10 @@ def check(conv, problem, number, algorithm="implicit_gemm"):
         conv.channels_last(rng.standard_normal(shape, np.float32)),
         rng.standard_normal(weight_shape, np.float32),
     )
-    bias = to_device(rng.standard_normal(weight_shape[0], np.float32), "cuda")
+    bias = to_device(rng.standard_normal(weight_shape[0], np.float32), "cuda") if with_bias else None
     x, weight = to_device(conv.channels_last(x), "cuda"), to_device(weight, "cuda")
     with numbaconv.algorithm(algorithm):
-        out = functional.conv2d(x, weight, bias, relu=bool(number % 2), **arguments)
+        out = functional.conv2d(x, weight, bias, relu=bool(number % 2 if relu is None else relu), **arguments)
         functional.conv2d_backward(out, x, weight, **arguments)
         functional.conv2d_backward_bias(out)
         to_host(out)
@@ -312,8 +312,11 @@ def of_grouped_convolutions(keeper):
     """Strides longer than the filter, whose classes have no tap; rows and columns that end within a run of results."""
     import test_cuda_conv as conv
 
+    import numbaconv
+    from numbaconv import functional as F
+
     rng = np.random.default_rng(12)
-    for number in range(120):
+    for number in range(240):
         groups, depth, columns = (rng.choice((4, 8)), 1, 1) if number % 2 else rng.integers((2, 1, 1), (5, 4, 4))
         stride, dilation, (r, s) = rng.integers(1, 4, 2), rng.integers(1, 3, 2), rng.integers(1, 4, 2)
         least = (r - 1) * dilation[0] + 1, (s - 1) * dilation[1] + 1
@@ -322,7 +325,19 @@ def of_grouped_convolutions(keeper):
         arguments = {"stride": tuple(map(int, stride)), "dilation": tuple(map(int, dilation)), "padding": padding}
         shape = int(rng.integers(1, 4)), int(groups * depth), h, w
         weight_shape = int(groups * columns), int(depth), int(r), int(s)
-        check(conv, (shape, weight_shape, {**arguments, "groups": int(groups)}), number, "grouped")
+        problem = shape, weight_shape, {**arguments, "groups": int(groups)}
+        check(conv, problem, number, "grouped", relu=number // 2 % 2, with_bias=number // 4 % 2)
+    for groups, columns, size in (
+        (8, 1, 5),
+        (8, 1, 6),
+        (2, 3, 5),
+        (3, 2, 7),
+    ):  # classes that are a row or column shorter
+        for stride in ((2, 3), (3, 2), (1, 2), (2, 1)):
+            x = to_device(conv.channels_last(rng.standard_normal((2, groups, size, 3), np.float32)), "cuda")
+            weight, bias = (rng.standard_normal(s, np.float32) for s in ((groups, columns, 3, 2), (groups * columns,)))
+            with numbaconv.algorithm("grouped"):
+                F.conv_transpose2d(x, to_device(weight, "cuda"), to_device(bias, "cuda"), stride=stride, groups=groups)
     for channels, pixels in ((3, 70), (36, 66)):  # more pixels than one block takes, more channels
         check(conv, ((1, channels, pixels, pixels), (channels, 1, 2, 1), {"groups": channels}), 0, "grouped")
 
@@ -351,10 +366,14 @@ def of_sums(keeper):
     """Parts of a split sum: each number of them up to nine, of sizes that do and do not fill tiles."""
     rng = np.random.default_rng(11)
     for count in range(1, 10):
-        for shape in ((64, 8, 3, 3), (36, 4, 2, 3), (28, 16, 2, 2)):
+        for shape in ((64, 8, 3, 3), (36, 4, 2, 3), (28, 16, 2, 2), (36, 4, 1, 17)):
             columns, channels, r, s = shape
             parts = to_device(rng.standard_normal((count, r, s, channels, columns), np.float32), "cuda")
             tensor_pack.sum_weights(parts, to_device(np.zeros(shape, np.float32), "cuda"))
+        for flags in range(4):
+            parts = to_device(rng.standard_normal((count, 2 * 5 * 3, 8), np.float32), "cuda")
+            bias, out = (to_device(rng.standard_normal(s, np.float32), "cuda") for s in (8, (2, 5, 3, 8)))
+            tensor_pack.sum_pixels(parts, bias, out, (5, 3), (120, 24, 8), flags)
 
 
 def of_training(keeper):

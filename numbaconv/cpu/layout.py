@@ -21,7 +21,13 @@ CHANNELS_FIRST, CHANNELS_LAST = "channels_first", "channels_last"
 
 def is_channels_last(x: np.ndarray) -> bool:
     """Whether (N, C, H, W) is dense with C innermost."""
-    return x.ndim == 4 and x.transpose(0, 2, 3, 1).flags.c_contiguous
+    if x.ndim != 4:
+        return False
+    _, c, h, w = x.shape
+    pixel = c * x.itemsize
+    # The usual case first, a third of the time; strides along an axis of one element may be any.
+    usual = (h * w * pixel, x.itemsize, w * pixel, pixel)
+    return x.strides == usual or x.transpose(0, 2, 3, 1).flags.c_contiguous
 
 
 def layout_of(x: np.ndarray) -> str:
@@ -137,7 +143,7 @@ def match(x: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 def flat(x: np.ndarray) -> np.ndarray:
     """The elements of a dense array in memory order: 1-D, a view, typed writable (kernels do not write inputs)."""
-    view = x.reshape(-1) if x.flags.c_contiguous else x.transpose(0, 2, 3, 1).reshape(-1)
+    view = x.reshape(-1) if x.flags.c_contiguous else x.ravel("K")
     return view if view.flags.writeable else _writable(view)
 
 

@@ -60,7 +60,7 @@ def _transpose_block(
     typing_context: Any, source: Any, start: Any, row_stride: Any, out: Any, out_start: Any, out_stride: Any
 ) -> Any:
     signature = types.void(source, types.intp, types.intp, out, types.intp, types.intp)
-    return signature, lambda *arguments: _transpose(*arguments, count=None)
+    return signature, lambda context, builder, signature, args: _transpose(context, builder, signature, args, None)
 
 
 @intrinsic

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from numba import cuda, int32, uint32, uint64
 
+from .intrinsics import unsigned_quotient
 from .launch import inline
 
 
 @inline
 def quotient(a, b):
-    """a // b of two int32, a >= 0, b > 0."""
-    return int32(uint32(a) // uint32(b))
+    """a // b of two int32, a >= 0, b > 0. (numba's own looks whether b is 0: a branch, and all that follows twice.)"""
+    return int32(unsigned_quotient(uint32(a), uint32(b)))
 
 
 def divisor(d: int) -> tuple[int, int, int]:

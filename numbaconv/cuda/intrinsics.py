@@ -23,6 +23,7 @@ __all__ = [
     "store_lanes",
     "store_vector",
     "store_vector_shared",
+    "unsigned_quotient",
     "vector_at",
 ]
 
@@ -134,6 +135,13 @@ if not simulated():
         return types.void(array, index, values), generate
 
     @intrinsic
+    def unsigned_quotient(typing_context, a, b):
+        def generate(context, builder, signature, args):
+            return builder.udiv(*args)
+
+        return types.uint32(types.uint32, types.uint32), generate
+
+    @intrinsic
     def atomic_max(typing_context, array, index, value):
         """The larger of an integer in global memory and `value` is written there: no order of threads changes it."""
 
@@ -237,6 +245,9 @@ else:
             raise IndexError(f"an access of {_BYTES} bytes at element {index} is not aligned")
 
     load_vector_shared, store_vector_shared = load_vector, store_vector
+
+    def unsigned_quotient(a: Any, b: Any) -> Any:
+        return a // b
 
     def atomic_max(array: Any, index: Any, value: Any) -> None:
         array[index] = max(array[index], value)

@@ -19,7 +19,7 @@ from .logic import Outcomes
 from .memory import FREED, DeviceMemory
 from .runtime import InterpreterRuntime
 
-MOST_LAUNCHES = 12  # kept of a kernel, and any that takes a branch that none of these does
+MOST_LAUNCHES = 40  # kept of a kernel, and any that takes a branch that none of these does
 
 
 class Kept(NamedTuple):

@@ -101,7 +101,7 @@ def _correlate_all(
     launch(
         body, out.dtype, (blocks_for(threads, body), len(taps.classes)), source, packed.weight,
         out if bias is None else bias, out, device_table(_table(problem, taps), out.device),
-        threads, *divisor(across), *divisor(runs), *divisor(size[0]), *divisor(columns), size[1], height,
+        threads, *divisor(across), *divisor(runs), *divisor(size[0]), *divisor(columns), height,
         width * channels, step[0], step[1] * channels, depth, out_channels, len(taps.classes), taps.row_classes,
         taps.column_classes, out_height, out_width, flags,
     )  # fmt: skip
@@ -146,7 +146,7 @@ def _make(vectors: bool) -> Any:
         runs: "i32", runs_multiplier: "u32", runs_shift: "u32",
         rows: "i32", rows_multiplier: "u32", rows_shift: "u32",
         group_columns: "i32", group_multiplier: "u32", group_shift: "u32",
-        columns: "i32", height: "i32", width: "i32", row_step: "i32", column_step: "i32", depth: "i32",
+        height: "i32", width: "i32", row_step: "i32", column_step: "i32", depth: "i32",
         out_channels: "i32", classes: "i32", row_classes: "i32", column_classes: "i32",
         out_height: "i32", out_width: "i32", flags: "i32",
     ):  # fmt: skip
@@ -183,7 +183,7 @@ def _make(vectors: bool) -> Any:
             for u in range(RUN):
                 j = int32(run * RUN + u)
                 w = int32(j * column_classes + table[this_class + CLASS_COLUMN])
-                if j < columns and h < out_height and w < out_width:
+                if h < out_height and w < out_width:
                     for k in range(LANES):
                         value = sums[u * LANES + k]
                         if flags & HAS_BIAS:

@@ -62,7 +62,7 @@ def _grouped_weight_gradient(
     sums = cuda.local.array(TAPS, T)
     row_shifts, column_shifts = cuda.local.array(TAPS, int32), cuda.local.array(TAPS, int32)
     thread = int32(cuda.threadIdx.x)
-    lane, warp = int32(thread % 32), int32(thread // 32)
+    lane, warp = int32(thread & 31), int32(thread >> 5)
     blocks = quotient(int32(out_channels + 31), int32(32))
     split = quotient(int32(cuda.blockIdx.x), blocks)
     k = int32((cuda.blockIdx.x - split * blocks) * 32 + lane)

@@ -5,7 +5,7 @@ All three run once over their arrays, which are small beside a convolution's: 4 
 
 from __future__ import annotations
 
-from numba import cuda, float32, int32
+from numba import cuda, float32, int32, uint32
 
 from ..indexing import blocks_for, quotient, thread_number
 from ..intrinsics import load_vector, map_vector, store_vector
@@ -134,13 +134,13 @@ def _sum_weights(parts: "T*", out: "T*", count: "i32", columns: "i32", channels:
             total = parts[start]
             for k in range(1, count):
                 total += parts[int32(start + k * terms * columns)]
-            tile[int32(line * 33 + lane)] = total
+            tile[uint32(line * 33 + lane)] = total
     cuda.syncthreads()
     for turn in range(8):
         line = int32(warp + 8 * turn)
         column, place = int32(cuda.blockIdx.y * 32 + (line >> 1)), int32(first + (line & 1) * 32 + lane)
         if place < terms and column < columns:
-            out[int32(column * terms + place)] = tile[int32(((line & 1) * 32 + lane) * 33 + (line >> 1))]
+            out[int32(column * terms + place)] = tile[uint32(((line & 1) * 32 + lane) * 33 + (line >> 1))]
 
 
 def sum_pixels(parts, bias, out, grid, strides, flags):
