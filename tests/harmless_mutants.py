@@ -50,7 +50,7 @@ HARMLESS: dict[str | re.Pattern[str], str] = {
     "dropout._dropout_channels_last:sub(shl(*,2),*) lt.s64 -3 = false": (
         "a thread's four elements would begin four or more before its own row: they begin at most three before it"
     ),
-    "conv2d.grouped.depthwise:param22 gt.s32 0 = false": "a channel of its own has one to add up, and none is left then",
+    "conv2d.grouped.depthwise:param22 gt.s32 0 = false": "a channel of its own has one to add up; none is left",
     re.compile(r"conv2d\.grouped\.\w+:.* ge\.s32 param27 = false #[34]"): (
         "ReLU is of forward passes alone, where results are one class, which has all rows of the output"
     ),

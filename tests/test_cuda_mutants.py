@@ -335,9 +335,11 @@ def of_grouped_convolutions(keeper):
     ):  # classes that are a row or column shorter
         for stride in ((2, 3), (3, 2), (1, 2), (2, 1)):
             x = to_device(conv.channels_last(rng.standard_normal((2, groups, size, 3), np.float32)), "cuda")
-            weight, bias = (rng.standard_normal(s, np.float32) for s in ((groups, columns, 3, 2), (groups * columns,)))
+            weight = to_device(rng.standard_normal((groups, columns, 3, 2), np.float32), "cuda")
+            bias = to_device(rng.standard_normal(groups * columns, np.float32), "cuda")
             with numbaconv.algorithm("grouped"):
-                F.conv_transpose2d(x, to_device(weight, "cuda"), to_device(bias, "cuda"), stride=stride, groups=groups)
+                F.conv_transpose2d(x, weight, stride=stride, groups=groups)
+                F.conv_transpose2d(x, weight, bias, stride=stride, groups=groups)
     for channels, pixels in ((3, 70), (36, 66)):  # more pixels than one block takes, more channels
         check(conv, ((1, channels, pixels, pixels), (channels, 1, 2, 1), {"groups": channels}), 0, "grouped")
 
