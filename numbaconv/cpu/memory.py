@@ -20,6 +20,7 @@ from ..errors import DeviceMemoryError, message
 _BYTE = np.dtype(np.uint8)
 _ALIGNMENT = 64  # a cache line, and one AVX-512 vector
 _SMALLEST_POOLED = 1 << 14  # bytes; malloc is quick below
+_MOST_SHAPES = 1024  # that a pool knows the buffers of
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -97,6 +98,8 @@ class BufferPool:
         key = shape, dtype.itemsize
         known = self._known.get(key)
         if known is None:
+            if len(self._known) >= _MOST_SHAPES:
+                self._known.clear()
             size = _size_class(math.prod(shape) * dtype.itemsize)
             known = self._known[key] = self._buffers.setdefault(size, ([], []))
         buffers, offsets = known

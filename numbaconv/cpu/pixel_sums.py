@@ -11,6 +11,12 @@ from numba.extending import intrinsic
 from .simd import VECTOR_BYTES, Vectors
 
 
+def _part(context: Any, builder: Any, element: Any, part: int) -> Vectors:
+    """Vectors of that part of the lanes; of one, where there are fewer."""
+    itemsize = element.bitwidth // 8
+    return Vectors(builder, context.get_data_type(element), itemsize, max(VECTOR_BYTES // part, itemsize))
+
+
 @intrinsic(prefer_literal=True)
 def _add_pixels(
     typing_context: Any, source: Any, start: Any, row: Any, step: Any, count: Any, out: Any, out_start: Any,
@@ -21,8 +27,7 @@ def _add_pixels(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         element = signature.args[0].dtype
-        nbytes = VECTOR_BYTES // part.literal_value
-        vec = Vectors(builder, context.get_data_type(element), element.bitwidth // 8, nbytes)
+        vec = _part(context, builder, element, part.literal_value)
         source, out = (context.make_array(signature.args[p])(context, builder, args[p]).data for p in (0, 5))
         numbers = [ir.Constant(ir.IntType(64), m) for m in range(rows.literal_value)]
         places = [builder.add(args[6], builder.mul(args[7], m)) for m in numbers]
@@ -56,8 +61,7 @@ def _pack_pixels(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         element = signature.args[0].dtype
-        nbytes = VECTOR_BYTES // part.literal_value
-        vec = Vectors(builder, context.get_data_type(element), element.bitwidth // 8, nbytes)
+        vec = _part(context, builder, element, part.literal_value)
         source, out, initial = (
             context.make_array(signature.args[p])(context, builder, args[p]).data for p in (0, 3, 6)
         )
