@@ -20,7 +20,7 @@ from .simd import VECTOR_BYTES
 from .transpose import copy_vectors, transpose_block
 
 # Below this many elements NumPy's strided copy takes less time than compiling a kernel is worth.
-SMALL = 1 << 14
+SMALL = 1 << 15
 
 GROUP = 16  # channels
 RUN = 64  # pixels of a task, at most

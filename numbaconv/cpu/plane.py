@@ -25,12 +25,8 @@ def _split(x, at, planes, to, plane, channels):
         split_channels(x, at, lanes, planes, to, plane, 4)
     elif channels == 5:
         split_channels(x, at, lanes, planes, to, plane, 5)
-    elif channels == 6:
-        split_channels(x, at, lanes, planes, to, plane, 6)
-    elif channels == 7:
-        split_channels(x, at, lanes, planes, to, plane, 7)
     else:
-        split_channels(x, at, lanes, planes, to, plane, 8)
+        split_channels(x, at, lanes, planes, to, plane, 6)
 
 
 @inline
@@ -45,12 +41,8 @@ def _join(planes, at, plane, out, to, channels):
         join_channels(planes, at, plane, out, to, lanes, 4)
     elif channels == 5:
         join_channels(planes, at, plane, out, to, lanes, 5)
-    elif channels == 6:
-        join_channels(planes, at, plane, out, to, lanes, 6)
-    elif channels == 7:
-        join_channels(planes, at, plane, out, to, lanes, 7)
     else:
-        join_channels(planes, at, plane, out, to, lanes, 8)
+        join_channels(planes, at, plane, out, to, lanes, 6)
 
 
 @helper

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..jit import inline, kernel
+from ..jit import helper, inline, kernel
 from ..parallel import launch, on_threads
 from .exponential import exponential
 from .layout import around_axis, dense, empty_like, flat, match
@@ -91,7 +91,7 @@ def store_tile(tile, start, count, blocks, out):
                 row[j] = tile[c * WIDTH + j]
 
 
-@inline
+@helper
 def tile_exponentials(tile, channels, exponentials, total):
     """Subtracts each position's maximum from the tile; then the exponentials of that, and their sums."""
     total[:] = -np.inf

@@ -103,7 +103,7 @@ copy_vectors: Any = _copy_vectors
 
 # --- pixels of few channels ---------------------------------------------------------------------------------
 
-MOST_INTERLEAVED = 8  # channels; of more, a square block takes fewer shuffles
+MOST_INTERLEAVED = 6  # channels; of more, a square block takes as few shuffles
 
 
 def _gather(vec: Vectors, sources: list[Any], places: list[int]) -> Any:
