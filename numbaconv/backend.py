@@ -285,12 +285,9 @@ def in_channels_last(op: str, x: Any) -> Any:
     """A 4-D array with C innermost in memory (itself if it is so), anything else as it is."""
     if len(getattr(x, "shape", ())) != 4:
         return x
-    # The usual case in a comparison: networks ask after every layer.
-    if type(x) is np.ndarray and (x.dtype is _FLOAT32 or x.dtype is _FLOAT64):
-        _, c, h, w = x.shape
-        pixel = c * x.itemsize
-        if c > 1 and x.strides == (h * w * pixel, x.itemsize, w * pixel, pixel):
-            return x
+    # The usual case in few tests: networks ask after every layer.
+    if type(x) is np.ndarray and (x.dtype is _FLOAT32 or x.dtype is _FLOAT64) and x.flags.aligned:
+        return cpu.channels_last(x)
     backend, x = enter(op, x=x)
     return backend.channels_last(x)
 

@@ -25,9 +25,13 @@ HARMLESS: dict[str | re.Pattern[str], str] = {
         r"param\d+ (?:gt\.s32 0 = true|lt\.s32 1 = false)(?: #\d+)?"
     ): "axes, channels, parts and classes are never none",
     re.compile(
-        r"(?:update\._norm|update\._total|softmax\.softmax_rows|conv2d\.grouped\.\w+|"
-        r"conv2d\.grouped_weight_gradient\.\w+):"
-        r"(?:sub\((?:param\d+|loaded|min\(.*\)),.*\) gt\.s\d+ 0|"
+        r"(?:update\._norm|update\._total|softmax\.softmax_rows):"
+        r"(?:sub\(param\d+,.*\) gt\.s\d+ 0|"
+        r"selp\(add\(shr\(sub\(param\d+,.*\),0\)\) ne\.s\d+ 0) = true(?: #\d+)?"
+    ): "the length of a range, where it was decided before that it is not empty",
+    re.compile(
+        r"conv2d\.grouped(?:_weight_gradient)?\.\w+:"
+        r"(?:sub\((?:loaded|min\(.*\)),.*\) gt\.s\d+ 0|"
         r"selp\(add\(shr\(sub\(.*\),0\)\) ne\.s\d+ 0) = true(?: #\d+)?"
     ): "the length of a range, where it was decided before that it is not empty",
     re.compile(
@@ -51,7 +55,7 @@ HARMLESS: dict[str | re.Pattern[str], str] = {
         "a thread's four elements would begin four or more before its own row: they begin at most three before it"
     ),
     "conv2d.grouped.depthwise:param22 gt.s32 0 = false": "a channel of its own has one to add up; none is left",
-    re.compile(r"conv2d\.grouped\.\w+:.* ge\.s32 param27 = false #[34]"): (
+    re.compile(r"conv2d\.grouped\.grouped:.* ge\.s32 param27 = false #[34]"): (
         "ReLU is of forward passes alone, where results are one class, which has all rows of the output"
     ),
     "conv2d.grouped_weight_gradient.*:shl(%ctaid.z,2) lt.s32 param20 = true": "a block's first tap is always there",

@@ -99,5 +99,5 @@ def test_chosen_where_it_is_faster(shape, weight, padding, taken):
 
 
 def test_does_not_support():
-    assert "stride" in col2im.supports(conv2d_problem((8, 3, 32, 32), (6, 3, 3, 3), None, 2, 1, 1, 1))
-    assert "groups" in col2im.supports(conv2d_problem((8, 4, 32, 32), (6, 2, 3, 3), None, 1, 1, 1, 2))
+    assert "stride" in col2im.ALGORITHM.supports(conv2d_problem((8, 3, 32, 32), (6, 3, 3, 3), None, 2, 1, 1, 1))
+    assert "groups" in col2im.ALGORITHM.supports(conv2d_problem((8, 4, 32, 32), (6, 2, 3, 3), None, 1, 1, 1, 2))

@@ -327,12 +327,8 @@ def of_grouped_convolutions(keeper):
         weight_shape = int(groups * columns), int(depth), int(r), int(s)
         problem = shape, weight_shape, {**arguments, "groups": int(groups)}
         check(conv, problem, number, "grouped", relu=number // 2 % 2, with_bias=number // 4 % 2)
-    for groups, columns, size in (
-        (8, 1, 5),
-        (8, 1, 6),
-        (2, 3, 5),
-        (3, 2, 7),
-    ):  # classes that are a row or column shorter
+    # Classes that are a row or a column shorter than others
+    for groups, columns, size in ((8, 1, 5), (8, 1, 6), (2, 3, 5), (3, 2, 7)):
         for stride in ((2, 3), (3, 2), (1, 2), (2, 1)):
             x = to_device(conv.channels_last(rng.standard_normal((2, groups, size, 3), np.float32)), "cuda")
             weight = to_device(rng.standard_normal((groups, columns, 3, 2), np.float32), "cuda")

@@ -34,8 +34,8 @@ def _cut(samples: int, outputs: int, inputs: int, itemsize: int) -> tuple[Column
     lanes = VECTOR_BYTES // itemsize
     parts = -(-samples // _SAMPLES)
     if cut.blocks * parts < _FEWEST_TASKS and samples * inputs >= _MUCH:
-        parts = min(-(-_FEWEST_TASKS // cut.blocks), samples // (2 * _ROWS))  # to pack twice takes less than to wait
-    run = -(-samples // (max(parts, 1) * _ROWS)) * _ROWS
+        parts = max(1, min(_FEWEST_TASKS, samples // (2 * _ROWS)))  # to pack twice takes less than to wait
+    run = -(-samples // (parts * _ROWS)) * _ROWS
     parts = -(-samples // run)
     work_ns = cut.blocks * cut.block * (samples * (inputs + 8) / lanes * 0.4 + parts * inputs * 0.2)
     return cut, run, parts * cut.blocks, work_ns

@@ -54,13 +54,6 @@ class Sizes(NamedTuple):
     left: int
     task_rows: int  # of the image
     pixel: int  # elements of a sum: the channels, to whole vectors or a half or quarter of one
-    itemsize: int
-
-
-def supports(problem: Conv2dProblem) -> str:
-    if problem.groups != 1:
-        return f"there are {problem.groups} groups"
-    return "" if problem.stride == (1, 1) else f"the stride is {problem.stride}, not 1"
 
 
 def pays(problem: Conv2dProblem, direction: str) -> str:
@@ -70,7 +63,7 @@ def pays(problem: Conv2dProblem, direction: str) -> str:
     if max(filters, row) > _MOST_BYTES:
         return f"{max(filters, row)} bytes of filters or products, more than {_MOST_BYTES}"
     there = columns_for(c, 4, tails=True).cost
-    if not (planes.supports(problem) or planes.pays(problem, direction)):
+    if not planes.pays(problem, direction):
         pitch = (problem.input_shape[3] + (s - 1) * problem.dilation[1]) / problem.input_shape[3]
         there = min(there, planes.columns(problem, direction) * pitch / 1.1)  # that much is in the measured number
     here = _columns(problem)
@@ -110,7 +103,7 @@ def _plan(problem: Conv2dProblem, itemsize: int) -> tuple[Sizes, int, float]:
     pitch = -(-r * s * c // lanes) * lanes
     task_rows, tasks = _cut(problem)
     pixel = next((part for part in (lanes // 4, lanes // 2) if part >= c), -(-c // lanes) * lanes)
-    sizes = Sizes(h, w, c, p, q, k, r, s, *problem.dilation, top, left, task_rows, pixel, itemsize)
+    sizes = Sizes(h, w, c, p, q, k, r, s, *problem.dilation, top, left, task_rows, pixel)
     work_ns = p * q * pitch / lanes * (k * 0.2 + 1) + h * w * (r * s * 0.3 + 3)
     return sizes, tasks, work_ns
 
@@ -268,7 +261,7 @@ def _input_gradient(first, end, grad, weight, bias, out, sizes):
 
 ALGORITHM = Algorithm(
     name="col2im",
-    supports=supports,
+    supports=planes.supports,
     pack_weight=None,
     forward=None,
     backward_input=backward_input,
