@@ -21,9 +21,26 @@ HARMLESS: dict[str | re.Pattern[str], str] = {
         "turn, where the test before the four turns has decided already"
     ),
     re.compile(
-        r"(?:conv2d\.splits\.add_splits|conv2d\.grouped\.\w+|convert\._to_int32|softmax\.\w+):"
+        r"(?:conv2d\.splits\.add_splits|conv2d\.grouped\.\w+|convert\._to_int32|softmax\.\w+|loss\.(?!_count)\w+|"
+        r"max_pool\.(?:_scatter|maximum|maximum_vector)):"
         r"param\d+ (?:gt\.s32 0 = true|lt\.s32 1 = false)(?: #\d+)?"
-    ): "axes, channels, parts and classes are never none",
+    ): "axes, channels, parts, classes, filters, planes and the bytes of a label are never none",
+    "loss._count_labels:param1 gt.s32 0 = true": "a label has bytes",
+    "loss.probability_loss_columns:counting eq.s64 0 = *": "the code for no classes: there is one at least",
+    "loss.probability_loss_columns:changing lt.u64 3 = *": "the same",
+    "loss.probability_loss_columns:param3 eq.s32 0 = * #[23]": "the same",
+    re.compile(
+        r"avg_pool\.mean(?:_vector)?:changing (?:gt\.s32 changing = true|le\.s32 changing = false)"
+    ): "a window has a row and a column of the image at least",
+    "shape.padded_backward*:add(changing,changing) le.s64 changing = false #[12]": "a run has a place at least",
+    "max_pool.maximum:add(*mad(changing,param23,*) lt.s32 0 = false #2": (
+        "the last columns of a window, less than four, are not left of the image: padding is at most half a window"
+    ),
+    "max_pool.maximum_vector:mad(changing,param23,*) lt.s32 0 = false #2": "the same of the last column of an odd number",
+    "conv2d.correlate.across_*:sub(min(sub(param7,*gt.s32 0 = true": (
+        "weights lie so for 1x1 filters without padding: a pixel has all terms of the tap, or after the last tap none, "
+        "which the comparison of the term finds as well"
+    ),
     re.compile(
         r"(?:update\._norm|update\._total|softmax\.softmax_rows):"
         r"(?:sub\(param\d+,.*\) gt\.s\d+ 0|"

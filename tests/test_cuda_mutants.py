@@ -23,7 +23,6 @@ from harmless_mutants import HARMLESS
 from ptx.kernel import Kernel
 from ptx.mutation import KINDS, Score, examine, table
 from ptx.replay import Keeper, Kept, keep
-from ptx.runtime import decoded
 
 from numbaconv import cuda, optim, to_device, train
 from numbaconv.cuda import ahead, launch, loss, update
@@ -124,6 +123,7 @@ def of_long_loops(keeper):
                     options = {"stride": stride, "padding": padding, "count_include_pad": count, "ceil_mode": not count}
                     F.avg_pool2d_backward(F.avg_pool2d(x, kernel, **options), x.shape, kernel, **options)
             F.max_pool2d(x, (8, other), padding=(4, other // 2), stride=1)
+            F.max_pool2d(x, (turns, 13), padding=(turns // 2, 6), stride=3)
             options = {"stride": turns % 3 + 1, "padding": 1, "dilation": 2, "ceil_mode": True}
             out, places = F.max_pool2d(x, (2 + turns % 3, 2), return_indices=True, **options)
             F.max_pool2d_backward(out, places, x.shape, (2 + turns % 3, 2), **options)
@@ -227,6 +227,9 @@ def of_few_blocks(keeper):
             labels = to_device((np.arange(5) % 3).astype(kind).reshape(shape[0], *shape[2:]), "cuda")
             F.cross_entropy(logits, labels)
             F.cross_entropy_backward(logits, labels)
+            ignored = to_device(np.full(labels.shape, 200, np.uint8), "cuda")
+            F.cross_entropy(logits, ignored, ignore_index=200)
+            F.cross_entropy_backward(logits, ignored, ignore_index=200)
             for counts in (1, 31, 100, 128, 161, 200, 230, 300):
                 given = to_device(np.ones(counts, np.int32), "cuda")
                 with mock.patch.object(loss, "_counted", lambda *_, given=given: given):
@@ -306,6 +309,7 @@ def check(conv, problem, number, algorithm="implicit_gemm", relu=None, with_bias
         functional.conv2d_backward(out, x, weight, **arguments)
         functional.conv2d_backward_bias(out)
         to_host(out)
+    cuda.empty_cache()  # kept launches hold all memory there is
 
 
 def of_grouped_convolutions(keeper):
@@ -338,6 +342,43 @@ def of_grouped_convolutions(keeper):
                 F.conv_transpose2d(x, weight, bias, stride=stride, groups=groups)
     for channels, pixels in ((3, 70), (36, 66)):  # more pixels than one block takes, more channels
         check(conv, ((1, channels, pixels, pixels), (channels, 1, 2, 1), {"groups": channels}), 0, "grouped")
+
+
+def of_implicit_gemm(keeper):
+    """Products that end within tiles of every size, sums of several segments, padding wider than the filter."""
+    import test_cuda_conv as conv
+
+    from numbaconv import functional as F
+    from numbaconv.cuda.conv2d.tile import LARGE, MEDIUM, SMALL
+
+    rng = np.random.default_rng(13)
+    for number in range(60):
+        tile, vectors = ((LARGE, True), (MEDIUM, True), (SMALL, True), (MEDIUM, False))[number % 4]
+        groups, most = int(rng.choice((1, 1, 2))), {LARGE: 40, MEDIUM: 24, SMALL: 14}[tile]
+        multiple = 4 if vectors else 1
+        depth, columns = int(rng.integers(1, 8)) * multiple, int(rng.integers(1, most)) * multiple
+        stride, dilation, (r, s) = rng.integers(1, 4, 2), rng.integers(1, 3, 2), rng.integers(1, 4, 2)
+        padding = tuple(tuple(map(int, rng.integers(0, 5, 2))) for _ in range(2))
+        h, w = (int(rng.integers(size, size + 7)) for size in ((r - 1) * dilation[0] + 1, (s - 1) * dilation[1] + 1))
+        arguments = {"stride": tuple(map(int, stride)), "dilation": tuple(map(int, dilation)), "padding": padding}
+        problem = (1, groups * depth, h, w), (groups * columns, depth, int(r), int(s)), {**arguments, "groups": groups}
+        with conv.tiling(tile, int(rng.integers(1, 4))):
+            check(conv, problem, number, relu=number // 4 % 2, with_bias=number // 8 % 2)
+            if vectors and number < 40:
+                conv.check_linear(int(rng.integers(1, 80)), depth, columns, "float32", number, number // 8 % 2)
+    for tile in (LARGE, MEDIUM, SMALL):
+        with conv.tiling(tile):
+            check(conv, ((1, 60, 3, 3), (100, 60, 3, 3), {"padding": 1}), 1)  # 540 terms, and of the weights' gradient
+            check(conv, ((1, 4, 23, 23), (12, 4, 1, 1), {}), 0)  # 529
+            for columns in (36, 100, 140):
+                shapes = (tile.float32.rows + 2, 528), (columns, 528), (columns,)
+                x, weight, bias = (to_device(rng.standard_normal(shape, np.float32), "cuda") for shape in shapes)
+                F.linear(x, weight, bias)
+                F.prepare_linear(weight, bias, relu=True)(x)
+                check(conv, ((1, 12, 5, 4), (columns, 12, 1, 1), {}), columns, "pointwise", relu=True)
+    with conv.tiling(MEDIUM):
+        check(conv, ((1, 61, 3, 3), (7, 61, 3, 3), {"padding": 1}), 1)
+        check(conv, ((1, 3, 23, 23), (5, 3, 1, 1), {}), 0)
 
 
 def of_tensor_cores(keeper):
@@ -402,6 +443,7 @@ SOURCES = (
     of_training,
     of_convolutions,
     of_grouped_convolutions,
+    of_implicit_gemm,
     of_tensor_cores,
 )
 
@@ -414,7 +456,7 @@ def launches() -> dict[str, list[Kept]]:
         keeper = Keeper(CC)
         with launch.use(keeper):
             source(keeper)
-        for of_kernel in keeper.kept.values():
+        for of_kernel in keeper.finish().values():
             for one in of_kernel:
                 keep(kept, one)
     return kept
@@ -435,7 +477,7 @@ def mutated(name, kinds) -> Score:
         one.run(noting)
 
     def check(text):
-        kernel = decoded(text)
+        kernel = Kernel(text)
         return [one.run(kernel) for one in kept]
 
     return examine(name, text, check, HARMLESS, kinds, outcomes)

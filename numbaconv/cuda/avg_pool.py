@@ -4,7 +4,8 @@ As in max_pool.py a thread makes one element of the result, or `VECTOR` channels
 run along the rows of a window, and over these: short sums in the element's type. The mean of a whole channels-first
 plane is made by a warp. Bytes: the input and the output once.
 
-A window of `reach` 0 is an adaptive one.
+(Loops over windows are written with `while`: of a range numba counts the
+turns down, and looks at the count in each of four unrolled ones.)
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from .layout import dense, empty, layout_of, planes
 from .limits import require_32_bit
 from .reduce import WARP, lane_number, warp_number, warp_sum
 
-_ADAPTIVE = ((0, 0), (1, 1), (0, 0), 0)  # kernel_size, stride, padding, count_include_pad
+_WITHOUT_PADDING, _WITH_PADDING, _ADAPTIVE = 0, 1, 2  # what of a window is counted; the adaptive have no padding
+_ADAPTIVE_WINDOWS = ((0, 0), (1, 1), (0, 0), _ADAPTIVE)  # kernel_size, stride, padding, kind
 
 
 def avg_pool2d(problem: Pool2dProblem, x):
@@ -36,24 +38,25 @@ def avg_pool2d_backward(problem: Pool2dProblem, grad_output):
 
 def adaptive_avg_pool2d(x, output_size):
     require_32_bit("adaptive_avg_pool2d", x.shape[2] * output_size[0], x.shape[3] * output_size[1])
-    return _means(x, output_size, _ADAPTIVE)
+    return _means(x, output_size, _ADAPTIVE_WINDOWS)
 
 
 def adaptive_avg_pool2d_backward(grad_output, input_shape):
     sizes = zip(input_shape[2:], grad_output.shape[2:], strict=True)
     require_32_bit("adaptive_avg_pool2d_backward", *(size * outputs for size, outputs in sizes))
-    return _gradients(grad_output, input_shape, _ADAPTIVE)
+    return _gradients(grad_output, input_shape, _ADAPTIVE_WINDOWS)
 
 
 def _windows(problem: Pool2dProblem):
-    return problem.kernel_size, problem.stride, problem.padding, int(problem.count_include_pad)
+    kind = _WITH_PADDING if problem.count_include_pad else _WITHOUT_PADDING
+    return problem.kernel_size, problem.stride, problem.padding, kind
 
 
 def _means(x: DeviceArray, output_size, windows) -> DeviceArray:
     x = dense(x, any_address=True)
     outer, inner = planes(x)
     n, c, h, w = x.shape
-    (p, q), (reach, stride, padding, count_padding) = output_size, windows
+    (p, q), (reach, stride, padding, kind) = output_size, windows
     out = empty((n, c, p, q), x.dtype, x.device, layout_of(x))
     require_32_bit("avg_pool2d", x, out)
     if inner == 1 and (p, q) == (1, 1) and padding == (0, 0) and reach in ((0, 0), (h, w)):
@@ -62,14 +65,14 @@ def _means(x: DeviceArray, output_size, windows) -> DeviceArray:
     run, lanes = _MEAN.chosen(inner, x)
     size = out.size // lanes
     launch(run, x.dtype, blocks_for(size, run), x, out, size, *divisor(inner // lanes), *divisor(q), *divisor(p), h, w,
-           *reach, *stride, *padding, count_padding)  # fmt: skip
+           *reach, *stride, *padding, kind)  # fmt: skip
     return out
 
 
 @inline
-def _window(i, size, outputs, reach, stride, padding):
+def _window(i, size, outputs, kind, reach, stride, padding):
     """(first, end, elements with padding) of window i. What ceil_mode lets hang over the padding is not counted."""
-    if reach == 0:
+    if kind == _ADAPTIVE:
         first, end = quotient(i * size, outputs), quotient((i + 1) * size + outputs - 1, outputs)
         span = int32(end - first)
     else:
@@ -80,9 +83,9 @@ def _window(i, size, outputs, reach, stride, padding):
 
 
 @inline
-def _count(rows, columns, p_first, p_end, q_first, q_end, count_padding):
+def _count(rows, columns, p_first, p_end, q_first, q_end, kind):
     """What a window's sum is divided by."""
-    if count_padding == 0:
+    if kind == _WITHOUT_PADDING:
         rows, columns = int32(p_end - p_first), int32(q_end - q_first)
     return T(rows) * T(columns)
 
@@ -115,23 +118,27 @@ def _mean(like, name):
         out_width: "i32", width_multiplier: "u32", width_shift: "u32",
         out_height: "i32", height_multiplier: "u32", height_shift: "u32",
         height: "i32", width: "i32", reach_h: "i32", reach_w: "i32", stride_h: "i32", stride_w: "i32",
-        padding_h: "i32", padding_w: "i32", count_padding: "i32",
+        padding_h: "i32", padding_w: "i32", kind: "i32",
     ):  # fmt: skip
         i = thread_number()
         if i < size:
             pixel, lane = divided(i, inner, inner_multiplier, inner_shift)
             row, q = divided(pixel, out_width, width_multiplier, width_shift)
             plane, p = divided(row, out_height, height_multiplier, height_shift)
-            h_first, h_end, rows = _window(p, height, out_height, reach_h, stride_h, padding_h)
-            w_first, w_end, columns = _window(q, width, out_width, reach_w, stride_w, padding_w)
+            h_first, h_end, rows = _window(p, height, out_height, kind, reach_h, stride_h, padding_h)
+            w_first, w_end, columns = _window(q, width, out_width, kind, reach_w, stride_w, padding_w)
             total = map_vector(_zero, (like,))
-            for h in range(h_first, h_end):
+            h = h_first
+            while h < h_end:
                 of_row = map_vector(_zero, (like,))
-                for w in range(w_first, w_end):
+                w = w_first
+                while w < w_end:
                     at = int32(((plane * height + h) * width + w) * inner + lane) * len(like)
                     of_row = map_vector(_sum, (of_row, load_lanes(x, at, like)))
+                    w = int32(w + 1)
                 total = map_vector(_sum, (total, of_row))
-            count = _count(rows, columns, h_first, h_end, w_first, w_end, count_padding)
+                h = int32(h + 1)
+            count = _count(rows, columns, h_first, h_end, w_first, w_end, kind)
             store_lanes(out, i * len(like), map_vector(_ratio, (total, count)))
 
     return run
@@ -146,8 +153,10 @@ def _plane_means(x: "T*", out: "T*", planes: "i32", size: "i32"):
     plane = warp_number()
     if plane < planes:
         total = T(0)
-        for i in range(lane_number(), size, WARP):
+        i = lane_number()
+        while i < size:
             total += x[plane * size + i]
+            i = int32(i + WARP)
         total = warp_sum(total)
         if lane_number() == 0:
             out[plane] = total / T(size)
@@ -157,20 +166,20 @@ def _gradients(grad_output: DeviceArray, input_shape, windows) -> DeviceArray:
     grad_output = dense(grad_output, any_address=True)
     _, inner = planes(grad_output)
     (h, w), (p, q) = input_shape[2:], grad_output.shape[2:]
-    reach, stride, padding, count_padding = windows
+    reach, stride, padding, kind = windows
     require_32_bit("avg_pool2d_backward", math.prod(input_shape), grad_output)
     out = empty(input_shape, grad_output.dtype, grad_output.device, layout_of(grad_output))
     run, lanes = _MEAN_BACKWARD.chosen(inner, grad_output)
     size = out.size // lanes
     launch(run, out.dtype, blocks_for(size, run), grad_output, out, size, *divisor(inner // lanes), *divisor(w),
-           *divisor(h), p, q, *reach, *stride, *padding, count_padding)  # fmt: skip
+           *divisor(h), p, q, *reach, *stride, *padding, kind)  # fmt: skip
     return out
 
 
 @inline
-def _windows_over(place, size, outputs, reach, stride, padding):
+def _windows_over(place, size, outputs, kind, reach, stride, padding):
     """(first, end) of the windows that a place is in."""
-    if reach == 0:
+    if kind == _ADAPTIVE:
         first, end = quotient(place * outputs, size), quotient((place + 1) * outputs + size - 1, size)
     else:
         first = int32(0)
@@ -189,25 +198,29 @@ def _mean_backward(like, name):
         width: "i32", width_multiplier: "u32", width_shift: "u32",
         height: "i32", height_multiplier: "u32", height_shift: "u32",
         out_height: "i32", out_width: "i32", reach_h: "i32", reach_w: "i32", stride_h: "i32", stride_w: "i32",
-        padding_h: "i32", padding_w: "i32", count_padding: "i32",
+        padding_h: "i32", padding_w: "i32", kind: "i32",
     ):  # fmt: skip
         i = thread_number()
         if i < size:
             pixel, lane = divided(i, inner, inner_multiplier, inner_shift)
             row, w = divided(pixel, width, width_multiplier, width_shift)
             plane, h = divided(row, height, height_multiplier, height_shift)
-            p_first, p_end = _windows_over(h, height, out_height, reach_h, stride_h, padding_h)
-            q_first, q_end = _windows_over(w, width, out_width, reach_w, stride_w, padding_w)
+            p_first, p_end = _windows_over(h, height, out_height, kind, reach_h, stride_h, padding_h)
+            q_first, q_end = _windows_over(w, width, out_width, kind, reach_w, stride_w, padding_w)
             total = map_vector(_zero, (like,))
-            for p in range(p_first, p_end):
-                h_first, h_end, rows = _window(p, height, out_height, reach_h, stride_h, padding_h)
+            p = p_first
+            while p < p_end:
+                h_first, h_end, rows = _window(p, height, out_height, kind, reach_h, stride_h, padding_h)
                 of_row = map_vector(_zero, (like,))
-                for q in range(q_first, q_end):
-                    w_first, w_end, columns = _window(q, width, out_width, reach_w, stride_w, padding_w)
-                    share = T(1) / _count(rows, columns, h_first, h_end, w_first, w_end, count_padding)
+                q = q_first
+                while q < q_end:
+                    w_first, w_end, columns = _window(q, width, out_width, kind, reach_w, stride_w, padding_w)
+                    share = T(1) / _count(rows, columns, h_first, h_end, w_first, w_end, kind)
                     at = int32(((plane * out_height + p) * out_width + q) * inner + lane) * len(like)
                     of_row = map_vector(_sum_of_product, (of_row, load_lanes(grad_output, at, like), share))
+                    q = int32(q + 1)
                 total = map_vector(_sum, (total, of_row))
+                p = int32(p + 1)
             store_lanes(out, i * len(like), total)
 
     return run

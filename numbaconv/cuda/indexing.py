@@ -19,6 +19,12 @@ def quotient(a, b):
     return int32(unsigned_quotient(uint32(a), uint32(b)))
 
 
+@inline
+def remainder(a, b):
+    """a % b of two int32, a >= 0, b > 0."""
+    return int32(a - quotient(a, b) * b)
+
+
 def divisor(d: int) -> tuple[int, int, int]:
     """A divisor from 1 to 2^31 - 1, its multiplier and its shift.
 

@@ -104,10 +104,12 @@ def _maximum(like, name):
             plane, p = divided(row, out_height, height_multiplier, height_shift)
             first_h, first_w = int32(p * stride_h - padding_h), int32(q * stride_w - padding_w)
             best, place = map_vector(_lowest, (like,)), map_vector(_nowhere, (like,))
-            for r in range(rows):
+            r = int32(0)
+            while r < rows:
                 h = int32(first_h + r * dilation_h)
                 if 0 <= h < height:
-                    for s in range(columns):
+                    s = int32(0)
+                    while s < columns:
                         w = int32(first_w + s * dilation_w)
                         if 0 <= w < width:
                             here = int32(h * width + w)
@@ -115,6 +117,8 @@ def _maximum(like, name):
                             value = load_lanes(x, at, like)
                             place = map_vector(_place_of_larger, (value, best, here, place))
                             best = map_vector(_larger, (value, best))
+                        s = int32(s + 1)
+                r = int32(r + 1)
             if flags & _RELU:
                 place, best = map_vector(_place_if_positive, (place, best)), map_vector(_positive, (best,))
             store_lanes(out, i * len(like), best)
@@ -194,13 +198,17 @@ def _maximum_backward(like, name):
                 int32(w + padding_w), out_width, reach_w, stride_w, stride_w_multiplier, stride_w_shift
             )
             total = map_vector(_zero, (like,))
-            for p in range(p_first, p_end):
+            p = p_first
+            while p < p_end:  # (see avg_pool.py)
                 of_row = map_vector(_zero, (like,))
-                for q in range(q_first, q_end):
+                q = q_first
+                while q < q_end:
                     at = int32(((plane * out_height + p) * out_width + q) * inner + lane) * len(like)
                     grad, index = load_lanes(grad_output, at, like), load_lanes(indices, at, like)
                     of_row = map_vector(_sum_if_here, (of_row, grad, index, here))
+                    q = int32(q + 1)
                 total = map_vector(_sum, (total, of_row))
+                p = int32(p + 1)
             store_lanes(out, i * len(like), total)
 
     return run
@@ -251,7 +259,8 @@ def _scatter(
     i = thread_number()
     if i < size:
         plane, lane = divided(i, inner, inner_multiplier, inner_shift)
-        for j in range(outputs):
+        j = int32(0)
+        while j < outputs:
             at = int32((plane * outputs + j) * inner + lane)
             index = indices[at]
             if 0 <= index < pixels:
@@ -259,3 +268,4 @@ def _scatter(
                 out[to] += grad_output[at]
             elif index != least:  # -1, if that may be; else it is a position, and not here
                 report(errors, slot, i * outputs + j, index)
+            j = int32(j + 1)

@@ -102,35 +102,32 @@ def pad_backward(problem: PadProblem, grad_output):
 
 
 @inline
-def _copies(place, size, before, padded_size, mode):
-    """How many places of the padded axis to look at for those that repeat `place`; see `_copy_place`."""
-    count = int32(1)
+def _repeats(place, size, before, padded_size, mode):
+    """Which places of the padded axis repeat `place`: (first, end) of a run of them, and two more, negative for none."""
+    first, one, other = int32(before + place), int32(-1), int32(-1)
+    end = int32(first + 1)
     if mode == _REPLICATE:
-        count = int32(1)
         if place == 0:
-            count = int32(count + before)
+            first = int32(0)
         if place == size - 1:
-            count = int32(count + padded_size - before - size)
-    elif mode != _ZEROS:
-        count = int32(3)
-    return count
+            end = padded_size
+    elif mode == _CIRCULAR:
+        one, other = int32(before + place - size), int32(before + place + size)
+    elif mode == _REFLECT:
+        if place > 0:
+            one = int32(before - place)
+        if place < size - 1:
+            other = int32(before + 2 * (size - 1) - place)
+    return first, end, one, other if other < padded_size else int32(-1)
 
 
 @inline
-def _copy_place(k, place, size, before, padded_size, mode):
-    """The k-th place of the padded axis that repeats `place`; -1 where it would lie outside, or is no copy."""
-    found = int32(before + place)
-    if mode == _REPLICATE:
-        found = int32(k) if place == 0 else int32(before + place + k)
-    elif k == 1:
-        found = int32(before - place) if mode == _REFLECT else int32(before + place - size)
-        if mode == _REFLECT and place == 0:
-            found = int32(-1)
-    elif k == 2:
-        found = int32(before + 2 * (size - 1) - place) if mode == _REFLECT else int32(before + place + size)
-        if mode == _REFLECT and place == size - 1:
-            found = int32(-1)
-    return found if found < padded_size else int32(-1)
+def _chosen(number, end, one, other):
+    """The place at a number from the first of a run on: of the run, or one of the two after it."""
+    place = number
+    if number >= end:
+        place = one if number == end else other
+    return place
 
 
 @inline
@@ -158,14 +155,20 @@ def _padded_backward(like, name):
             row, w = divided(pixel, width, width_multiplier, width_shift)
             plane, h = divided(row, height, height_multiplier, height_shift)
             total = map_vector(_zero, (like,))
-            for j in range(_copies(h, height, top, out_height, mode)):
-                p = _copy_place(j, h, height, top, out_height, mode)
+            more = int32(2) if mode == _REFLECT or mode == _CIRCULAR else int32(0)
+            p_number, p_end, p_one, p_other = _repeats(h, height, top, out_height, mode)
+            q_first, q_end, q_one, q_other = _repeats(w, width, left, out_width, mode)
+            while p_number < p_end + more:
+                p = _chosen(p_number, p_end, p_one, p_other)
                 if p >= 0:
-                    for k in range(_copies(w, width, left, out_width, mode)):
-                        q = _copy_place(k, w, width, left, out_width, mode)
+                    q_number = q_first
+                    while q_number < q_end + more:
+                        q = _chosen(q_number, q_end, q_one, q_other)
                         if q >= 0:
                             at = int32(((plane * out_height + p) * out_width + q) * inner + lane) * len(like)
                             total = map_vector(_sum, (total, load_lanes(grad_output, at, like)))
+                        q_number = int32(q_number + 1)
+                p_number = int32(p_number + 1)
             store_lanes(out, i * len(like), total)
 
     return run

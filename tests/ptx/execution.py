@@ -79,6 +79,11 @@ class Batch:
         self.registers = launch.kernel.take_registers(threads)
         self.registers.attach(self)
 
+    def end(self) -> None:
+        """Breaks the circles of references, which would keep its arrays, hundreds of MB in all, until Python finds them."""
+        self.spaces.clear()
+        self.registers.batch = self.copies = self.barriers = None
+
     def run(self, first_block: int, count: int) -> None:
         """Executes `count` blocks from `first_block` (their numbers in the grid) on."""
         self.first_block = first_block

@@ -211,8 +211,11 @@ class Launch:
         size = min(self.blocks, max(1, BATCH_THREADS // self.threads_per_block))
         with np.errstate(all="ignore"):
             batch = Batch(self, size)
-            for first in range(0, self.blocks, size):
-                batch.run(first, min(size, self.blocks - first))
+            try:
+                for first in range(0, self.blocks, size):
+                    batch.run(first, min(size, self.blocks - first))
+            finally:
+                batch.end()
         self.kernel.spare_registers = batch.registers
         if self.statistics:
             self.statistics.count(self.kernel, self.executed)

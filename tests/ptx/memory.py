@@ -58,6 +58,19 @@ class DeviceMemory:
         self.reusable.setdefault(rounded, []).append(int(self.start[window]))
         self.size[window] = FREED
 
+    def copied(self) -> DeviceMemory:
+        """The allocations there are, at the same addresses, in as little memory as they need."""
+        other = DeviceMemory()
+        other.start, other.size, other.windows = self.start.copy(), self.size.copy(), self.windows
+        live = np.flatnonzero(self.size[: self.windows] != FREED)
+        other.data, other.written = (np.zeros(int(self.size[live].sum()), np.uint8) for _ in range(2))
+        for window in live:
+            place, size, source = other.used, int(self.size[window]), int(self.start[window])
+            other.start[window], other.used = place, place + size
+            other.data[place : other.used] = self.data[source : source + size]
+            other.written[place : other.used] = self.written[source : source + size]
+        return other
+
     def poison(self, address: int, nbytes: int) -> None:
         """As if these bytes were newly allocated."""
         self._poison(self.place(address, nbytes), nbytes)

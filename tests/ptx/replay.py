@@ -7,7 +7,6 @@ on the same numbers give the same bits. That is stricter than the test's own che
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -18,7 +17,9 @@ from .logic import Outcomes
 from .memory import FREED, DeviceMemory
 from .runtime import InterpreterRuntime
 
-MOST_LAUNCHES = 40  # kept of a kernel, and any that takes a branch that none of these does
+# Of a kernel so many launches are kept, more if they are short, and any that takes a branch that none of these does.
+MOST_LAUNCHES = 40
+MOST_SEGMENTS = 8_000  # that they execute together
 
 
 class Kept(NamedTuple):
@@ -51,7 +52,7 @@ class Kept(NamedTuple):
             Violation: the checks found something.
             AssertionError: memory is not as it was after the original.
         """
-        memory = copy.deepcopy(self.before)
+        memory = self.before.copied()
         limit = 1000 + 10 * self.segments
         executed = Counter[int]()
         kernel.launch(memory, self.grid, (self.kernel.threads,), self.args, self.shared, True, None, limit, executed)
@@ -90,6 +91,11 @@ class Keeper(InterpreterRuntime):
             self._noting[text] = Kernel(text, outcomes=outcomes), outcomes
         return self._noting[text][0]
 
+    def finish(self) -> dict[str, list[Kept]]:
+        """What it kept; lets go of what only more launches need, which is much."""
+        self._noting.clear()
+        return self.kept
+
     def launch(self, device: int, kernel: Any, grid: tuple[int, int, int], shared: int, stream: int, args: Any) -> None:
         """Keeps it if it differs from those there are."""
         if stream in self._captured:
@@ -98,7 +104,7 @@ class Keeper(InterpreterRuntime):
         self.kernel_of(kernel.ptx(self.capability))
         outcomes = self._noting[kernel.ptx(self.capability)][1]
         outcomes.clear()
-        before = copy.deepcopy(self.memory)
+        before = self.memory.copied()
         self.segments[kernel.name] = 0  # it keeps the most of all launches
         super().launch(device, kernel, grid, shared, stream, args)
         found = frozenset((line, value) for line, count in outcomes.items() for value in count if count[value])
@@ -113,7 +119,7 @@ def keep(kept: dict[str, list[Kept]], launch: Kept) -> None:
         return
     launches.append(launch)
     launches.sort(key=lambda one: one.segments)
-    if len(launches) > MOST_LAUNCHES:
+    if len(launches) > MOST_LAUNCHES and sum(one.segments for one in launches) > MOST_SEGMENTS:
         shown = Counter(outcome for one in launches for outcome in one.outcomes)
         spare = [one for one in launches if all(shown[outcome] > 1 for outcome in one.outcomes)]
         if spare:

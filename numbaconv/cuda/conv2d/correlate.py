@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from numba import cuda, int32, uint32
+from numba import cuda, int32, uint32, uint64
 
 from .. import memory
 from ..array import DeviceArray
-from ..indexing import quotient
+from ..indexing import quotient, remainder
 from ..launch import T, inline, kernel, launch
 from ..layout import aligned
 from ..limits import require_32_bit
@@ -118,11 +118,11 @@ def make_correlate(tile: Tile, vectors: bool, weights_across: bool) -> Any:
     def start_rows(state, table, line, term, height, width, row_shift, column_shift, elements):
         """This thread's rows at the first stage of a tap; `elements` is 0 after the last one."""
         for v in range(ROW_COUNT):
-            row = int32(table[line + v * ROW_STEP + ROW * ROWS] + row_shift)
-            column = int32(table[line + v * ROW_STEP + ELEMENT * ROWS] + column_shift)
+            row = int32(table[uint64(line) + uint64(v * ROW_STEP + ROW * ROWS)] + row_shift)
+            column = int32(table[uint64(line) + uint64(v * ROW_STEP + ELEMENT * ROWS)] + column_shift)
             outside = max(int32(-column), int32(0))  # elements before the image
             span = int32(min(elements, int32(width - column)) - outside)
-            image = table[line + v * ROW_STEP + IMAGE * ROWS]
+            image = table[uint64(line) + uint64(v * ROW_STEP + IMAGE * ROWS)]
             inside = uint32(row) < uint32(height) and span > 0
             state[v * PIXEL_STATE + BASE] = int32((image + row) * width + column + outside)
             state[v * PIXEL_STATE + TERM] = int32(term - outside)
@@ -226,12 +226,12 @@ def make_correlate(tile: Tile, vectors: bool, weights_across: bool) -> Any:
                     continue
                 left = facts[STAGES_OF_TAP]
             done = int32(facts[STAGES] - stages)
-            count = min(min(left, stages), int32(SEGMENT - done % SEGMENT))
+            count = min(min(left, stages), int32(SEGMENT - remainder(done, int32(SEGMENT))))
             multiply(
                 count, x, row_state, row_staged, weight, column_state, column_staged, shared, results, places
             )  # fmt: skip
             left, stages, done = int32(left - count), int32(stages - count), int32(done + count)
-            if stages == 0 or done % SEGMENT == 0:
+            if stages == 0 or remainder(done, int32(SEGMENT)) == 0:
                 bias_values = cuda.local.array(THREAD_COLUMNS, T)
                 last = stages == 0
                 # Computed anew, so that no register holds it meanwhile.

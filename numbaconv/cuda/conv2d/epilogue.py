@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from numba import cuda, int32
+from numba import cuda, int32, uint64
 
 from ..intrinsics import load_vector, put_vector, store_vector, vector_at
 from ..launch import VECTOR, T, inline
@@ -77,7 +77,7 @@ def make_epilogue(tile: Tile, vectors: bool) -> Epilogue:
 
     @inline
     def store_row(i, results, bias_values, out, places, row, column, columns, add, relu):
-        place = places[row + i // VECTOR * NEXT_ROWS + i % VECTOR]
+        place = places[uint64(row) + uint64(i // VECTOR * NEXT_ROWS + i % VECTOR)]
         if place >= 0:
             store_columns(i, results, bias_values, out, place, column, columns, add, relu)
 

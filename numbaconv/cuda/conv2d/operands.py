@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from numba import int32, uint32, uint64
 
-from ..indexing import divided, quotient
+from ..indexing import divided, quotient, remainder
 from ..intrinsics import load_vector, put_vector, store_vector_shared, vector_at
 from ..launch import VECTOR, T, inline
 from .tile import DEPTH, Tile, column_pitch, columns_begin, row_pitch
@@ -82,7 +82,8 @@ def _deal_across(tile: Tile, rows: bool) -> tuple[Any, Any, Any, Any, Any]:
 
     @inline
     def first(thread):
-        return int32(thread // (DEPTH // VECTOR)), int32(thread % (DEPTH // VECTOR) * VECTOR)
+        vectors = int32(DEPTH // VECTOR)
+        return quotient(thread, vectors), int32(remainder(thread, vectors) * VECTOR)
 
     @inline
     def store(staged, shared, place):
@@ -150,7 +151,7 @@ def _deal_along(tile: Tile, rows: bool) -> tuple[Any, Any, Any, Any, Any]:
 
     @inline
     def first(thread):
-        return int32(thread % VECTORS * VECTOR), int32(thread // VECTORS)
+        return int32(remainder(thread, int32(VECTORS)) * VECTOR), quotient(thread, int32(VECTORS))
 
     @inline
     def store(staged, shared, place):

@@ -158,7 +158,7 @@ def _make(name, columns, exact):
                 missing |= uint32(uint32(1) << uint32(k))
         first = int32(cuda.blockIdx.z * split_pixels)
         end = min(int32(first + split_pixels), pixels)
-        count = int32((end - first + DEPTH - 1) // DEPTH)
+        count = quotient(int32(end - first + DEPTH - 1), int32(DEPTH))
         pixel = int32(first + line)
         n = quotient(pixel, int32(p_count * q_count))
         in_image = int32(pixel - n * p_count * q_count)

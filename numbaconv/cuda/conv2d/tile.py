@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 from numba import cuda, int32
 
+from ..indexing import quotient, remainder
 from ..intrinsics import load_vector_shared, put_vector
 from ..launch import VECTOR, PerType, T, inline
 
@@ -113,9 +114,9 @@ def make_corner(tile: Tile) -> Any:
 
     @inline
     def corner(thread):
-        warp, lane = int32(thread // 32), int32(thread % 32)
-        row = int32(warp // WARPS * 4 + lane // 8)
-        return int32(row * VECTOR), int32((warp % WARPS * 8 + lane % 8) * VECTOR)
+        warp, lane = int32(thread >> 5), int32(thread & 31)
+        row = int32(quotient(warp, int32(WARPS)) * 4 + (lane >> 3))
+        return int32(row * VECTOR), int32((remainder(warp, int32(WARPS)) * 8 + (lane & 7)) * VECTOR)
 
     return corner
 
