@@ -22,7 +22,7 @@ HARMLESS: dict[str | re.Pattern[str], str] = {
     ),
     re.compile(
         r"(?:conv2d\.splits\.add_splits|conv2d\.grouped\.\w+|convert\._to_int32|softmax\.\w+|loss\.(?!_count)\w+|"
-        r"max_pool\.(?:_scatter|maximum|maximum_vector)):"
+        r"max_pool\.(?:_scatter|maximum|maximum_vector)|conv2d\.weight_gradient\.gather):"
         r"param\d+ (?:gt\.s32 0 = true|lt\.s32 1 = false)(?: #\d+)?"
     ): "axes, channels, parts, classes, filters, planes and the bytes of a label are never none",
     "loss._count_labels:param1 gt.s32 0 = true": "a label has bytes",
@@ -36,7 +36,15 @@ HARMLESS: dict[str | re.Pattern[str], str] = {
     "max_pool.maximum:add(*mad(changing,param23,*) lt.s32 0 = false #2": (
         "the last columns of a window, less than four, are not left of the image: padding is at most half a window"
     ),
-    "max_pool.maximum_vector:mad(changing,param23,*) lt.s32 0 = false #2": "the same of the last column of an odd number",
+    "max_pool.maximum_vector:mad(changing,param23,*) lt.s32 0 = false #2": "the same of the last of an odd number",
+    re.compile(
+        r"conv2d\.(?:correlate|weight_gradient)\.\w*medium\w+:%tid\.x (?:lt\.s32 64 = true|gt\.s32 63 = false)"
+    ): "a block of the medium tile has as many threads as the tile has rows",
+    "conv2d.weight_gradient.medium_scalars:sub(param25,*) lt.s32 1 = false": (
+        "of rows that begin beyond the last, no element is before the end, which is 0"
+    ),
+    "conv2d.tensor_*:shr(add(sub(15,mul(%ctaid.z,*) eq.s32 0 = false": "a part of a sum has a stage at least",
+    "conv2d.tensor_*:mul(%ctaid.z,param*) lt.s32 min(add(mul(%ctaid.z,*) = true": "the same",
     "conv2d.correlate.across_*:sub(min(sub(param7,*gt.s32 0 = true": (
         "weights lie so for 1x1 filters without padding: a pixel has all terms of the tap, or after the last tap none, "
         "which the comparison of the term finds as well"

@@ -20,10 +20,11 @@ from ..jit import inline, kernel
 from ..parallel import launch, on_threads
 from . import memory
 from .layout import around_axis, dense, empty_like, flat, match
+from .moment_sums import LANES, add_rows
 from .sizes import sizes_of, unpack
 
 TASK = 65536  # elements of a task, about: 256 KB of float32
-LANES = 64  # independent partial sums: eight AVX-512 vectors of float64 hide an add's latency
+_ROWS = 16  # added at once: more are further apart in memory than what is fetched ahead
 
 
 class Grid(NamedTuple):
@@ -98,7 +99,7 @@ def batch_norm_backward(grad_output, x, weight, mean, inverse_std, training):
     if x.size == 0:
         return empty_like(x), np.zeros(channels, dtype), np.zeros(channels, dtype)
     mean, inverse_std = mean.astype(np.float64), inverse_std.astype(np.float64)
-    grad_sum, product_sum = _channel_sums(grad_output, np.zeros(channels), x, mean)
+    grad_sum, product_sum = _channel_sums(grad_output, x, mean)
     with np.errstate(all="ignore"):
         scale = inverse_std if weight is None else inverse_std * weight
         grad_weight, grad_bias = (product_sum * inverse_std).astype(dtype), grad_sum.astype(dtype)
@@ -139,27 +140,27 @@ def _statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     grid = _grid(x)
     shift = flat(x)[: grid.channels * grid.inner : grid.inner].astype(np.float64)
     shift[~np.isfinite(shift)] = 0  # the mean of a channel that holds inf is inf, not NaN
-    sums, squares = _channel_sums(x, shift, x, shift)
+    sums, squares = _channel_sums(x, x, shift)
     count = x.size // grid.channels
     deviation = sums / count
     return shift + deviation, np.maximum(squares / count - deviation * deviation, 0)
 
 
-def _channel_sums(a: np.ndarray, a_shift: np.ndarray, b: np.ndarray, b_shift: np.ndarray) -> np.ndarray:
-    """(2, C) float64: the sums over each channel of a - a_shift and of (a - a_shift) * (b - b_shift)."""
-    grid = _grid(a)
+def _channel_sums(a: np.ndarray, b: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """(2, C) float64: the sums over each channel of a and of a * (b - shift); of a - shift and its square if a is b."""
+    grid, square = _grid(a), a is b
     partial = memory.scratch("norm.partial", grid.groups * 2 * grid.channels, np.dtype(np.float64))
-    lanes = memory.scratch("norm.lanes", grid.tasks * 2 * LANES, np.dtype(np.float64))
-    arrays = flat(a), a_shift, flat(b), b_shift, partial, lanes
-    launch(_sums, grid.tasks, a.size * 0.5, *arrays, sizes_of(grid))
+    lanes = memory.scratch("norm.lanes", grid.tasks * 3 * LANES, np.dtype(np.float64))
+    arrays = flat(a), flat(b), shift, partial, lanes
+    launch(_sums, grid.tasks, a.size * 0.3, *arrays, square, sizes_of(grid))
     # Group by group in order: the same bits whichever thread did which.
     with np.errstate(all="ignore"):
         return partial.reshape(grid.groups, 2, grid.channels).sum(axis=0)
 
 
 @kernel
-def _sums(first, end, a, a_shift, b, b_shift, partial, lanes, sizes):
-    """`partial`: (groups, 2, channels) sums, and sums of products. `lanes`: (tasks, 2, LANES) work space."""
+def _sums(first, end, a, b, shift, partial, lanes, square, sizes):
+    """`partial`: (groups, 2, channels) sums, and sums of products. `lanes`: (tasks, 3, LANES) work space."""
     if on_threads():
         return
     grid = unpack(sizes, Grid)
@@ -169,41 +170,40 @@ def _sums(first, end, a, a_shift, b, b_shift, partial, lanes, sizes):
         sums = partial[2 * group * channels : (2 * group + 1) * channels]
         products = partial[(2 * group + 1) * channels : (2 * group + 2) * channels]
         if inner == 1:
-            _sum_rows(a, a_shift, b, b_shift, sums, products, o, o_end, c, c_end, channels)
+            sums[c:c_end] = 0.0
+            products[c:c_end] = 0.0
+            for row in range(o, o_end, _ROWS):
+                rows = min(_ROWS, o_end - row)
+                for k in range(c, c_end, LANES):
+                    at, columns = row * channels + k, min(LANES, c_end - k)
+                    _add(a, b, at, channels, rows, shift, k, sums, products, k, columns, square)
         else:
-            mine = lanes[task * 2 * LANES : (task + 1) * 2 * LANES]
+            mine = lanes[task * 3 * LANES : (task + 1) * 3 * LANES]
             for channel in range(c, c_end):
-                _sum_runs(a, a_shift, b, b_shift, sums, products, mine, o, o_end, channel, channels, inner, i, i_end)
+                _sum_runs(a, b, shift, sums, products, mine, o, o_end, channel, channels, inner, i, i_end, square)
 
 
 @inline
-def _sum_rows(a, a_shift, b, b_shift, sums, products, o, o_end, c, c_end, channels):
-    """channels_last: adds row after row to a row of sums."""
-    u_shift, v_shift, u_sum, v_sum = a_shift[c:c_end], b_shift[c:c_end], sums[c:c_end], products[c:c_end]
-    u_sum[:] = 0.0
-    v_sum[:] = 0.0
-    for row in range(o * channels, o_end * channels, channels):
-        u_row, v_row = a[row + c : row + c_end], b[row + c : row + c_end]
-        for k in range(c_end - c):
-            u = np.float64(u_row[k]) - u_shift[k]
-            u_sum[k] += u
-            v_sum[k] += u * (np.float64(v_row[k]) - v_shift[k])
+def _add(a, b, at, pitch, rows, shifts, shift, sums, products, to, columns, square):
+    if square:
+        add_rows(a, at, a, at, pitch, rows, shifts, shift, sums, products, to, columns, 1)
+    else:
+        add_rows(a, at, b, at, pitch, rows, shifts, shift, sums, products, to, columns, 0)
 
 
 @inline
-def _sum_runs(a, a_shift, b, b_shift, sums, products, lanes, o, o_end, c, channels, inner, i, i_end):
+def _sum_runs(a, b, shift, sums, products, lanes, o, o_end, c, channels, inner, i, i_end, square):
     """channels_first: adds the runs of one channel, LANES elements at a time."""
-    u_lanes, v_lanes = lanes[:LANES], lanes[LANES:]
-    lanes[:] = 0.0
+    u_lanes, v_lanes, shifts = lanes[:LANES], lanes[LANES : 2 * LANES], lanes[2 * LANES :]
+    lanes[: 2 * LANES] = 0.0
+    shifts[:] = shift[c]
+    whole = (i_end - i) // LANES
+    left = i_end - i - whole * LANES
     for row in range(o, o_end):
-        base = (row * channels + c) * inner
-        for start in range(base + i, base + i_end, LANES):
-            stop = min(start + LANES, base + i_end)
-            u_run, v_run = a[start:stop], b[start:stop]
-            for lane in range(stop - start):
-                u = np.float64(u_run[lane]) - a_shift[c]
-                u_lanes[lane] += u
-                v_lanes[lane] += u * (np.float64(v_run[lane]) - b_shift[c])
+        base = (row * channels + c) * inner + i
+        _add(a, b, base, LANES, whole, shifts, 0, u_lanes, v_lanes, 0, LANES, square)
+        if left > 0:
+            _add(a, b, base + whole * LANES, LANES, 1, shifts, 0, u_lanes, v_lanes, 0, left, square)
     u_sum, v_sum = 0.0, 0.0
     for lane in range(min(LANES, i_end - i)):
         u_sum += u_lanes[lane]
@@ -227,7 +227,7 @@ def _affine(first, end, x, out, coefficients, sizes):
         return
     grid = unpack(sizes, Grid)
     channels, inner = grid.channels, grid.inner
-    for task in range(first, end):
+    for task in range(end - 1, first - 1, -1):  # the last ones' elements are in the caches since they were added up
         _, o, o_end, c, c_end, i, i_end = task_ranges(task, grid)
         high, low = coefficients[c:c_end], coefficients[channels + c : channels + c_end]
         scale = coefficients[2 * channels + c : 2 * channels + c_end]
@@ -253,7 +253,7 @@ def _input_gradient(first, end, grad_output, x, out, coefficients, sizes):
         return
     grid = unpack(sizes, Grid)
     channels, inner = grid.channels, grid.inner
-    for task in range(first, end):
+    for task in range(end - 1, first - 1, -1):  # the last ones' elements are in the caches since they were added up
         _, o, o_end, c, c_end, i, i_end = task_ranges(task, grid)
         high, low = coefficients[c:c_end], coefficients[channels + c : channels + c_end]
         scale = coefficients[2 * channels + c : 2 * channels + c_end]

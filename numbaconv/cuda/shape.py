@@ -103,7 +103,7 @@ def pad_backward(problem: PadProblem, grad_output):
 
 @inline
 def _repeats(place, size, before, padded_size, mode):
-    """Which places of the padded axis repeat `place`: (first, end) of a run of them, and two more, negative for none."""
+    """Which places of the padded axis repeat `place`: (first, end) of a run, and two more, negative for none."""
     first, one, other = int32(before + place), int32(-1), int32(-1)
     end = int32(first + 1)
     if mode == _REPLICATE:
@@ -155,7 +155,7 @@ def _padded_backward(like, name):
             row, w = divided(pixel, width, width_multiplier, width_shift)
             plane, h = divided(row, height, height_multiplier, height_shift)
             total = map_vector(_zero, (like,))
-            more = int32(2) if mode == _REFLECT or mode == _CIRCULAR else int32(0)
+            more = int32(2) if mode in (_REFLECT, _CIRCULAR) else int32(0)
             p_number, p_end, p_one, p_other = _repeats(h, height, top, out_height, mode)
             q_first, q_end, q_one, q_other = _repeats(w, width, left, out_width, mode)
             while p_number < p_end + more:

@@ -80,7 +80,7 @@ class Batch:
         self.registers.attach(self)
 
     def end(self) -> None:
-        """Breaks the circles of references, which would keep its arrays, hundreds of MB in all, until Python finds them."""
+        """Breaks the circles of references that would keep its arrays until Python looks for such, GB of them."""
         self.spaces.clear()
         self.registers.batch = self.copies = self.barriers = None
 

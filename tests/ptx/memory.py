@@ -19,6 +19,10 @@ ALIGNMENT = 256
 FREED = -1
 
 
+def _rounded(nbytes: int) -> int:
+    return max(ALIGNMENT, -(-nbytes // ALIGNMENT) * ALIGNMENT)
+
+
 class HostAccessError(Exception):
     """The host touched device memory it has no right to."""
 
@@ -38,7 +42,7 @@ class DeviceMemory:
 
     def allocate(self, nbytes: int) -> int:
         """An address, at a multiple of 256. The bytes are poison until someone writes them."""
-        rounded = max(ALIGNMENT, -(-nbytes // ALIGNMENT) * ALIGNMENT)
+        rounded = _rounded(nbytes)
         places = self.reusable.get(rounded)
         place = places.pop() if places else self._extend(rounded)
         if self.windows == len(self.start):
@@ -54,8 +58,7 @@ class DeviceMemory:
         window = self._window(address)
         if address & INSIDE_WINDOW:
             raise HostAccessError(f"free: {address:#x} is inside of an allocation, not its beginning")
-        rounded = max(ALIGNMENT, -(-int(self.size[window]) // ALIGNMENT) * ALIGNMENT)
-        self.reusable.setdefault(rounded, []).append(int(self.start[window]))
+        self.reusable.setdefault(_rounded(int(self.size[window])), []).append(int(self.start[window]))
         self.size[window] = FREED
 
     def copied(self) -> DeviceMemory:
@@ -63,9 +66,10 @@ class DeviceMemory:
         other = DeviceMemory()
         other.start, other.size, other.windows = self.start.copy(), self.size.copy(), self.windows
         live = np.flatnonzero(self.size[: self.windows] != FREED)
-        other.data, other.written = (np.zeros(int(self.size[live].sum()), np.uint8) for _ in range(2))
-        for window in live:
-            place, size, source = other.used, int(self.size[window]), int(self.start[window])
+        sizes = [_rounded(int(size)) for size in self.size[live]]
+        other.data, other.written = (np.zeros(sum(sizes), np.uint8) for _ in range(2))
+        for window, size in zip(live, sizes, strict=True):
+            place, source = other.used, int(self.start[window])
             other.start[window], other.used = place, place + size
             other.data[place : other.used] = self.data[source : source + size]
             other.written[place : other.used] = self.written[source : source + size]

@@ -57,12 +57,16 @@ def _pixel(x, number, pixels, image, grid, window):
     h = int32(p * stride_h - top)
     w = int32((in_image - p * q_count) * stride_w - left)
     outside = uint32(_ALWAYS)
-    for r in range(taps_h):
+    r = int32(0)
+    while r < taps_h:
         if uint32(int32(h + r * dilation_h)) >= uint32(height):
             outside |= uint32(uint32(1) << uint32(r))
-    for s in range(taps_w):
+        r = int32(r + 1)
+    s = int32(0)
+    while s < taps_w:
         if uint32(int32(w + s * dilation_w)) >= uint32(width):
             outside |= uint32(uint32(1 << 16) << uint32(s))
+        s = int32(s + 1)
     if number >= pixels:
         outside = uint32(_ALL)
     return advance(x, int32(((n * height + h) * width + w) * channels)), outside
