@@ -30,10 +30,13 @@ HARMLESS: dict[str | re.Pattern[str], str] = {
     "loss.probability_loss_columns:changing lt.u64 3 = *": "the same",
     "loss.probability_loss_columns:param3 eq.s32 0 = * #[23]": "the same",
     re.compile(
+        r"avg_pool\.mean_backward\w*:(?:sub\(changing,changing\)|add\(.*\)) gt\.s32 0 = (?:true|false)(?: #\d+)?"
+    ): ("how often a loop goes on that was unrolled by four, as above; what it counts down is too long for a name"),
+    re.compile(
         r"avg_pool\.mean(?:_vector)?:changing (?:gt\.s32 changing = true|le\.s32 changing = false)"
     ): "a window has a row and a column of the image at least",
-    "shape.padded_backward*:add(changing,changing) le.s64 changing = false #[12]": "a run has a place at least",
-    "max_pool.maximum:add(*mad(changing,param23,*) lt.s32 0 = false #2": (
+    "shape.padded_backward*:add(*changing) le.s64 changing = false #[12]": "a run has a place at least",
+    "max_pool.maximum:mad(selp(*,param23,*) lt.s32 0 = false #2": (
         "the last columns of a window, less than four, are not left of the image: padding is at most half a window"
     ),
     "max_pool.maximum_vector:mad(changing,param23,*) lt.s32 0 = false #2": "the same of the last of an odd number",
@@ -45,12 +48,20 @@ HARMLESS: dict[str | re.Pattern[str], str] = {
     ),
     "conv2d.tensor_*:shr(add(sub(15,mul(%ctaid.z,*) eq.s32 0 = false": "a part of a sum has a stage at least",
     "conv2d.tensor_*:mul(%ctaid.z,param*) lt.s32 min(add(mul(%ctaid.z,*) = true": "the same",
+    re.compile(
+        r"conv2d\.tensor_weight_gradient\.weight_gradient_tf32_128:or\((?:or\()?and\(shl\(%tid\.x,2\),28\),"
+        r"shl\(%ctaid\.y,7\)\)(?:,32\))? (?:ge\.s32 param4 = false|lt\.s32 param4 = true)"
+    ): "its blocks have 68 columns at least: with fewer in the last one, the kernel of 64 columns is taken",
+    "loss._squared_error:changing ge.s64 param2 = false #2": (
+        "of four rounds in one turn the last one alone may be beyond the end: there are no more rounds than needed"
+    ),
+    "loss._squared_error:add(*changing,mul(%ntid.x,%nctaid.x))* ge.s64 param2 = false": "the same",
     "conv2d.correlate.across_*:sub(min(sub(param7,*gt.s32 0 = true": (
         "weights lie so for 1x1 filters without padding: a pixel has all terms of the tap, or after the last tap none, "
         "which the comparison of the term finds as well"
     ),
     re.compile(
-        r"(?:update\._norm|update\._total|softmax\.softmax_rows):"
+        r"(?:update\._norm|update\._total|softmax\.softmax_rows|loss\.\w+_rows):"
         r"(?:sub\(param\d+,.*\) gt\.s\d+ 0|"
         r"selp\(add\(shr\(sub\(param\d+,.*\),0\)\) ne\.s\d+ 0) = true(?: #\d+)?"
     ): "the length of a range, where it was decided before that it is not empty",
@@ -60,7 +71,7 @@ HARMLESS: dict[str | re.Pattern[str], str] = {
         r"selp\(add\(shr\(sub\(.*\),0\)\) ne\.s\d+ 0) = true(?: #\d+)?"
     ): "the length of a range, where it was decided before that it is not empty",
     re.compile(
-        r"(?:conv2d\.column_sums\._column_sums|softmax\.softmax\w*|update\._(?:clip|squares)):"
+        r"(?:conv2d\.column_sums\._column_sums|softmax\.softmax\w*|loss\.\w+|update\._(?:clip|squares)):"
         r"(?:selp\(add\(shr\(sub\(.*\),0\)\)|and\(sub\(param\d+,changing\),31\)) ne\.s\d+ 0 = true(?: #\d+)?"
     ): "rounds up a range's length in steps; where it decides otherwise the range is empty, and nobody looks",
     re.compile(

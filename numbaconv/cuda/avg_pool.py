@@ -212,13 +212,11 @@ def _mean_backward(like, name):
             while p < p_end:
                 h_first, h_end, rows = _window(p, height, out_height, kind, reach_h, stride_h, padding_h)
                 of_row = map_vector(_zero, (like,))
-                q = q_first
-                while q < q_end:
+                for q in range(q_first, q_end):  # (with `while`, a vector's kernel spills on sm_120)
                     w_first, w_end, columns = _window(q, width, out_width, kind, reach_w, stride_w, padding_w)
                     share = T(1) / _count(rows, columns, h_first, h_end, w_first, w_end, kind)
                     at = int32(((plane * out_height + p) * out_width + q) * inner + lane) * len(like)
                     of_row = map_vector(_sum_of_product, (of_row, load_lanes(grad_output, at, like), share))
-                    q = int32(q + 1)
                 total = map_vector(_sum, (total, of_row))
                 p = int32(p + 1)
             store_lanes(out, i * len(like), total)

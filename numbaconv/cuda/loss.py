@@ -4,9 +4,6 @@ The cross-entropy of a position is taken from the logits with a shifted log-sum-
 target (see softmax.py for who does which position). Sums and means are float64, in a fixed order: each block its
 positions, then one block those sums. They stay on the device, as arrays of shape (): nothing waits for them.
 Labels are read as bytes, so that any integer dtype is one kernel; one out of range is noted in the error word.
-
-Loops in steps are written with `while`: of a range numba works out the length, a division of 64 bits where the step is
-no constant, and counts it down. Positions are counted in int64, since a step beyond the last may leave int32.
 """
 
 from __future__ import annotations
@@ -127,8 +124,7 @@ def _class_loss(way, name):
     ):  # fmt: skip
         begin, workers, first, step = place()
         total, used = float64(0), float64(0)
-        position = int64(begin)
-        while position < number:
+        for position in range(int32(begin), number, int32(workers * cuda.gridDim.x)):
             label = integer_at(labels, int64(position) * itemsize, itemsize, signed)
             loss = T(0)
             if label != ignore_index:
@@ -142,10 +138,8 @@ def _class_loss(way, name):
                     report(errors, slot, position, label)
                 if smoothing > T(0):
                     every = T(0)
-                    c = first
-                    while c < channels:
+                    for c in range(first, channels, step):
                         every += log_sum - (x[start + c * inner] - most)
-                        c = int32(c + step)
                     loss = (T(1) - smoothing) * loss + smoothing / T(channels) * sum_of(every)
                 if first == 0:
                     used += float64(1)
@@ -153,7 +147,6 @@ def _class_loss(way, name):
                 total += float64(loss)
                 if each != 0:
                     losses[position] = loss
-            position += workers * cuda.gridDim.x
         _store_sums(sums, total, used)
 
     return run
@@ -169,26 +162,22 @@ def _probability_loss(way, name):
     ):  # fmt: skip
         begin, workers, first, step = place()
         total, used = float64(0), float64(0)
-        position = int64(begin)
-        while position < number:
+        for position in range(int32(begin), number, int32(workers * cuda.gridDim.x)):
             outer, i = divided(position, inner, inner_multiplier, inner_shift)
             start = int32(outer * channels * inner + i)
             most = maximum_of(largest(x, start, inner, channels, first, step))
             log_sum = log(sum_of(sum_of_exponentials(x, start, inner, channels, first, step, most)))
             loss = T(0)
-            c = first
-            while c < channels:
+            for c in range(first, channels, step):
                 at = int32(start + c * inner)
                 share = target[at] * (T(1) - smoothing) + smoothing / T(channels)
                 loss += share * (log_sum - (x[at] - most))
-                c = int32(c + step)
             loss = sum_of(loss)
             if first == 0:
                 total += float64(loss)
                 used += float64(1)
                 if each != 0:
                     losses[position] = loss
-            position += workers * cuda.gridDim.x
         _store_sums(sums, total, used)
 
     return run
@@ -236,11 +225,9 @@ def _count_labels(
     labels: "u8*", itemsize: "i32", signed: "i32", number: "i32", ignore_index: "i64", counts: "i32*"
 ):  # fmt: skip
     used = float64(0)
-    position = int64(cuda.grid(1))
-    while position < number:
+    for position in range(int32(cuda.grid(1)), number, int32(cuda.gridsize(1))):
         if integer_at(labels, int64(position) * itemsize, itemsize, signed) != ignore_index:
             used += float64(1)
-        position += cuda.gridsize(1)
     used = block_sum(used)
     if cuda.threadIdx.x == 0:
         counts[cuda.blockIdx.x] = int32(used)
@@ -260,7 +247,7 @@ def _class_gradient(way, name):
         if count_blocks != 0:
             used = int32(0)
             k = lane_number()
-            while k < count_blocks:
+            while k < count_blocks:  # (of a range numba works out the length, in code that outweighs the loop)
                 used = int32(used + counts[k])
                 k = int32(k + 32)
             if count_blocks < 0:  # not counted yet
@@ -282,14 +269,12 @@ def _class_gradient(way, name):
             start = int32(outer * channels * inner + i)
             most = maximum_of(largest(x, start, inner, channels, first, step))
             total = sum_of(sum_of_exponentials(x, start, inner, channels, first, step, most))
-            c = first
-            while c < channels:
+            for c in range(first, channels, step):
                 at = int32(start + c * inner)
                 wanted = smoothing / T(channels)
                 if label == c:
                     wanted += T(1) - smoothing
                 out[at] = factor * (exp(x[at] - most) / total - wanted)
-                c = int32(c + step)
 
     return run
 
@@ -311,17 +296,13 @@ def _probability_gradient(way, name):
             most = maximum_of(largest(x, start, inner, channels, first, step))
             total = sum_of(sum_of_exponentials(x, start, inner, channels, first, step, most))
             target_sum = T(0)
-            c = first
-            while c < channels:
+            for c in range(first, channels, step):
                 target_sum += target[start + c * inner] * (T(1) - smoothing) + smoothing / T(channels)
-                c = int32(c + step)
             target_sum = sum_of(target_sum)
-            c = first
-            while c < channels:
+            for c in range(first, channels, step):
                 at = int32(start + c * inner)
                 wanted = target[at] * (T(1) - smoothing) + smoothing / T(channels)
                 out[at] = factor * (exp(x[at] - most) / total * target_sum - wanted)
-                c = int32(c + step)
 
     return run
 
@@ -358,18 +339,20 @@ def mse_loss(x, target, reduction):
     target = match(target, x, any_address=True)
     blocks = min(-(-x.size // THREADS), _MOST_BLOCKS)
     sums = memory.empty((2 * blocks,), _FLOAT64, x.device)
-    launch(_squared_error, x.dtype, blocks, x, target, x.size, sums)
+    rounds = -(-x.size // max(blocks * THREADS, 1))
+    launch(_squared_error, x.dtype, blocks, x, target, x.size, rounds, sums)
     return _reduced(sums, blocks, reduction)
 
 
 @kernel(threads=THREADS)
-def _squared_error(x: "T*", target: "T*", size: "i64", sums: "f64*"):
+def _squared_error(x: "T*", target: "T*", size: "i64", rounds: "i32", sums: "f64*"):
     total, count = float64(0), float64(0)
     i, step = int64(cuda.grid(1)), int64(cuda.gridsize(1))
-    while i < size:
-        difference = float64(x[i]) - float64(target[i])
-        total += difference * difference
-        count += float64(1)
+    for _ in range(rounds):  # given, since i to size in steps would be a division of 64 bits
+        if i < size:
+            difference = float64(x[i]) - float64(target[i])
+            total += difference * difference
+            count += float64(1)
         i += step
     _store_sums(sums, total, count)
 

@@ -104,12 +104,10 @@ def _maximum(like, name):
             plane, p = divided(row, out_height, height_multiplier, height_shift)
             first_h, first_w = int32(p * stride_h - padding_h), int32(q * stride_w - padding_w)
             best, place = map_vector(_lowest, (like,)), map_vector(_nowhere, (like,))
-            r = int32(0)
-            while r < rows:
+            for r in range(rows):
                 h = int32(first_h + r * dilation_h)
                 if 0 <= h < height:
-                    s = int32(0)
-                    while s < columns:
+                    for s in range(columns):
                         w = int32(first_w + s * dilation_w)
                         if 0 <= w < width:
                             here = int32(h * width + w)
@@ -117,8 +115,6 @@ def _maximum(like, name):
                             value = load_lanes(x, at, like)
                             place = map_vector(_place_of_larger, (value, best, here, place))
                             best = map_vector(_larger, (value, best))
-                        s = int32(s + 1)
-                r = int32(r + 1)
             if flags & _RELU:
                 place, best = map_vector(_place_if_positive, (place, best)), map_vector(_positive, (best,))
             store_lanes(out, i * len(like), best)
@@ -259,8 +255,7 @@ def _scatter(
     i = thread_number()
     if i < size:
         plane, lane = divided(i, inner, inner_multiplier, inner_shift)
-        j = int32(0)
-        while j < outputs:
+        for j in range(outputs):
             at = int32((plane * outputs + j) * inner + lane)
             index = indices[at]
             if 0 <= index < pixels:
@@ -268,4 +263,3 @@ def _scatter(
                 out[to] += grad_output[at]
             elif index != least:  # -1, if that may be; else it is a position, and not here
                 report(errors, slot, i * outputs + j, index)
-            j = int32(j + 1)

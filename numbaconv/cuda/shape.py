@@ -155,7 +155,11 @@ def _padded_backward(like, name):
             row, w = divided(pixel, width, width_multiplier, width_shift)
             plane, h = divided(row, height, height_multiplier, height_shift)
             total = map_vector(_zero, (like,))
-            more = int32(2) if mode in (_REFLECT, _CIRCULAR) else int32(0)
+            more = int32(0)
+            if mode == _REFLECT:
+                more = int32(2)
+            if mode == _CIRCULAR:
+                more = int32(2)
             p_number, p_end, p_one, p_other = _repeats(h, height, top, out_height, mode)
             q_first, q_end, q_one, q_other = _repeats(w, width, left, out_width, mode)
             while p_number < p_end + more:

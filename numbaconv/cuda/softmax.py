@@ -3,7 +3,7 @@
 A *position* is one (outer, inner): one softmax over the channels. Where the channels are neighbours in memory (inner =
 1) a position has a warp, whose lanes take the channels in turn; else it has a thread, and neighbouring threads read
 neighbouring positions. Both are one body (`ways`), which the cross-entropy has too. Bytes: the input once from memory
-and twice from the caches, the output once. (Loops are written with `while`: see loss.py.)
+and twice from the caches, the output once.
 """
 
 from __future__ import annotations
@@ -102,11 +102,9 @@ def positions_of(op: str, x: DeviceArray, axis: int) -> Positions:
 def largest(x, start, inner, channels, first, step):
     """The largest channel of those a thread looks at. A NaN is passed over: it comes back in the sum."""
     most = T(_LOWEST)
-    c = first
-    while c < channels:
+    for c in range(first, channels, step):
         value = x[start + c * inner]
         most = value if value > most else most
-        c = int32(c + step)
     return most
 
 
@@ -114,10 +112,8 @@ def largest(x, start, inner, channels, first, step):
 def sum_of_exponentials(x, start, inner, channels, first, step, most):
     """The sum of exp(x - most) over the channels that a thread looks at."""
     total = T(0)
-    c = first
-    while c < channels:
+    for c in range(first, channels, step):
         total += exp(x[start + c * inner] - most)
-        c = int32(c + step)
     return total
 
 
@@ -169,11 +165,9 @@ def _softmax(way, name):
             most = maximum_of(largest(x, start, inner, channels, first, step))
             total = sum_of(sum_of_exponentials(x, start, inner, channels, first, step, most))
             shift = log(total)
-            c = first
-            while c < channels:
+            for c in range(first, channels, step):
                 at = int32(start + c * inner)
                 out[at] = x[at] - most - shift if logarithm != 0 else exp(x[at] - most) / total
-                c = int32(c + step)
 
     return run
 
@@ -194,20 +188,16 @@ def _softmax_backward(way, name):
             outer, i = divided(position, inner, inner_multiplier, inner_shift)
             start = int32(outer * channels * inner + i)
             total = T(0)
-            c = first
-            while c < channels:
+            for c in range(first, channels, step):
                 at = int32(start + c * inner)
                 total += grad_output[at] if logarithm != 0 else grad_output[at] * output[at]
-                c = int32(c + step)
             total = sum_of(total)
-            c = first
-            while c < channels:
+            for c in range(first, channels, step):
                 at = int32(start + c * inner)
                 if logarithm != 0:
                     out[at] = grad_output[at] - exp(output[at]) * total
                 else:
                     out[at] = output[at] * (grad_output[at] - total)
-                c = int32(c + step)
 
     return run
 

@@ -153,7 +153,7 @@ def _make(name, columns, exact):
         )
         column = int32(block_column + piece * 4)
         missing = uint32(0)
-        for k in range(4):
+        for k in range(COLUMNS // 32):
             if int32(column + 32 * k) >= out_channels:
                 missing |= uint32(uint32(1) << uint32(k))
         first = int32(cuda.blockIdx.z * split_pixels)
