@@ -20,6 +20,8 @@ SHAPES = [
     (2, 64, 3, 3),
     (2, 3, 70, 33),
     (4, 3, 10),
+    (40, 150),
+    (2, 150, 5, 7),
     (2, 2, 2, 3, 4),
 ]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
