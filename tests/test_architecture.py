@@ -34,6 +34,7 @@ SIMD_FILES = {
     "cpu/simd.py",
     "cpu/sizes.py",
     "cpu/dot_tile.py",
+    "cpu/moment_sums.py",
     "cpu/line_tile.py",
     "cpu/local_array.py",
     "cpu/pool_tile.py",
