@@ -26,9 +26,6 @@ HARMLESS: dict[str | re.Pattern[str], str] = {
         r"param\d+ (?:gt\.s32 0 = true|lt\.s32 1 = false)(?: #\d+)?"
     ): "axes, channels, parts, classes, filters, planes and the bytes of a label are never none",
     "loss._count_labels:param1 gt.s32 0 = true": "a label has bytes",
-    "loss.probability_loss_columns:counting eq.s64 0 = *": "the code for no classes: there is one at least",
-    "loss.probability_loss_columns:changing lt.u64 3 = *": "the same",
-    "loss.probability_loss_columns:param3 eq.s32 0 = * #[23]": "the same",
     re.compile(
         r"avg_pool\.mean_backward\w*:(?:sub\(changing,changing\)|add\(.*\)) gt\.s32 0 = (?:true|false)(?: #\d+)?"
     ): ("how often a loop goes on that was unrolled by four, as above; what it counts down is too long for a name"),

@@ -23,6 +23,10 @@ PARTLY = (
     "conv2d.tensor_correlate.correlate_3xtf32_64",
     "conv2d.tensor_correlate.correlate_tf32_128",
     "conv2d.tensor_correlate.correlate_tf32_64",
+    "loss.class_loss_columns",
+    "loss.class_loss_rows",
+    "loss.probability_loss_columns",
+    "loss.probability_loss_rows",
 )
 Source = Callable[[Keeper], None]
 
