@@ -93,6 +93,16 @@ def test_value_and_gradient(shape, dtype, training, rng):
     check(x, grad_output, arguments(rng, shape[1], dtype), training, dtype)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradient_that_is_the_input_itself(layout, rng):
+    x = LAYOUTS[layout](random_array(rng, (2, 5, 6, 7), "float32") + 1)
+    result = functional.batch_norm(x, training=True)
+    expected = functional.batch_norm_backward(x.copy(), x, None, result.mean, result.inverse_std, training=True)
+    got = functional.batch_norm_backward(x, x, None, result.mean, result.inverse_std, training=True)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @each_training
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_strides(layout, training, rng):

@@ -1,7 +1,7 @@
 """Sums, and sums of products, of channels in float64, in explicit SIMD: what batch normalisation is made of.
 
-The sums of `LANES` neighbours stay in registers while rows are added. (As plain loops over a row of sums in memory it
-took twice as long, for the loads and stores of the sums.) Elements are converted as they are loaded.
+The sums of `LANES` neighbours stay in registers while rows are added. (With plain loops over a row of sums in memory
+batch normalisation forward took 1.1 to 2 times as long.) Elements are converted as they are loaded.
 """
 
 from __future__ import annotations

@@ -140,15 +140,18 @@ def _statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     grid = _grid(x)
     shift = flat(x)[: grid.channels * grid.inner : grid.inner].astype(np.float64)
     shift[~np.isfinite(shift)] = 0  # the mean of a channel that holds inf is inf, not NaN
-    sums, squares = _channel_sums(x, x, shift)
+    sums, squares = _channel_sums(x, x, shift, square=True)
     count = x.size // grid.channels
     deviation = sums / count
     return shift + deviation, np.maximum(squares / count - deviation * deviation, 0)
 
 
-def _channel_sums(a: np.ndarray, b: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """(2, C) float64: the sums over each channel of a and of a * (b - shift); of a - shift and its square if a is b."""
-    grid, square = _grid(a), a is b
+def _channel_sums(a: np.ndarray, b: np.ndarray, shift: np.ndarray, square: bool = False) -> np.ndarray:
+    """(2, C) float64: the sums over each channel of a and of a * (b - shift); if `square`, of a - shift and its square.
+
+    (Not where a is b: a gradient may be the input itself.)
+    """
+    grid = _grid(a)
     partial = memory.scratch("norm.partial", grid.groups * 2 * grid.channels, np.dtype(np.float64))
     lanes = memory.scratch("norm.lanes", grid.tasks * 3 * LANES, np.dtype(np.float64))
     arrays = flat(a), flat(b), shift, partial, lanes
