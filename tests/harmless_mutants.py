@@ -102,6 +102,10 @@ HARMLESS: dict[str | re.Pattern[str], str] = {
     "conv2d.tensor_pack._sum_weights:add(shr(%tid.x,6),shl(%ctaid.y,5)) ge.s32 param3 = false": (
         "output channels are whole vectors: of a block with any, the first four are there"
     ),
+    re.compile(r"loss\.\w+_rows:add\((?:add\(){0,2}selp\(.*\) gt\.s32 0 = true(?: #\d+)?"): (
+        "how often a loop goes on that was unrolled by four, as above; what it counts down is too long for a name"
+    ),
+    "loss.probability_loss_columns:param3 eq.s32 0 = * #2": "of positions without a channel, and every one has some",
     "loss.*:barrier 4 of 4": "keeps the memory of a sum over the block for the next such sum, and this was the last",
     "update._norm:barrier 9 of 9": "the same",
     "update._squares:barrier 9 of 9": "the same",

@@ -11,23 +11,13 @@ import cubin
 import numpy as np
 from harmless_mutants import HARMLESS
 from ptx.kernel import Kernel
-from ptx.mutation import KINDS, Score, examine, table
+from ptx.mutation import Mutant, Score, examine, force, table
 from ptx.replay import Keeper, Kept, keep
 
 from numbaconv.cuda import launch
 
 CC = (8, 0)
-# Kernels of whose comparisons too many are reached by no launch yet: barriers and waits alone are taken away.
-PARTLY = (
-    "conv2d.correlate.along_medium_scalars",
-    "conv2d.tensor_correlate.correlate_3xtf32_64",
-    "conv2d.tensor_correlate.correlate_tf32_128",
-    "conv2d.tensor_correlate.correlate_tf32_64",
-    "loss.class_loss_columns",
-    "loss.class_loss_rows",
-    "loss.probability_loss_columns",
-    "loss.probability_loss_rows",
-)
+MOST_SPARES = 8  # sizes of batches: 256 threads to 2048
 Source = Callable[[Keeper], None]
 
 
@@ -62,12 +52,18 @@ def mutated(name: str, sources: tuple[Source, ...]) -> Score:
     for one in kept:
         one.run(noting)
 
-    def check(text: str) -> Any:
-        kernel = Kernel(text)
+    original = Kernel(text, spares=MOST_SPARES)
+
+    def run(kernel: Kernel) -> Any:
         return [one.run(kernel) for one in kept]
 
-    kinds = ("barrier", "wait") if name in PARTLY else KINDS
-    return examine(name, text, check, HARMLESS, kinds, outcomes)
+    def check(text: str) -> Any:
+        return run(Kernel(text))
+
+    def check_forced(mutant: Mutant) -> Any:
+        return run(original.with_forced(mutant.span, lambda comparison: force(comparison, mutant.forced)))
+
+    return examine(name, text, check, HARMLESS, outcomes, check_forced)
 
 
 def require_explained(module: str, sources: tuple[Source, ...], scores: list[Score]) -> None:

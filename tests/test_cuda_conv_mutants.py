@@ -114,11 +114,11 @@ def of_implicit_gemm(keeper):
             if vectors and number < 40:
                 conv.check_linear(int(rng.integers(1, 80)), depth, columns, "float32", number, number // 8 % 2)
     with numbaconv.algorithm("implicit_gemm"):
-        _sums_of_several_segments(device)
+        _sums_of_several_segments(keeper, device)
     cuda.empty_cache()
 
 
-def _sums_of_several_segments(device):
+def _sums_of_several_segments(keeper, device):
     for tile in (LARGE, MEDIUM, SMALL):
         with conv.tiling(tile):
             check(((1, 60, 3, 3), (100, 60, 3, 3), {"padding": 1}), 1)
@@ -131,8 +131,12 @@ def _sums_of_several_segments(device):
                 x, grad_output = device(1, channels, 23, 23), device(1, 100, 23, 23)
                 F.conv2d_backward_weight(grad_output, x, (100, channels, 3, 3), padding=1)
     with conv.tiling(MEDIUM):
+        keeper.wanted = True
         for columns in (13, 45, 61, 70):
-            F.conv2d(device(1, 61, 7, 7), device(columns, 61, 3, 3), device(columns), padding=1, relu=columns > 50)
+            F.conv2d(device(1, 61, 10, 7), device(columns, 61, 3, 3), device(columns), padding=1, relu=columns > 50)
+            for relu in (False, True):
+                F.conv2d(device(1, 3, 10, 7), device(columns, 3, 1, 2), device(columns), padding=(0, 1), relu=relu)
+        keeper.wanted = False
         for channels, r in ((5, 3), (3, 2), (8, 3)):
             x, grad_output = device(1, channels, 26, 26), device(1, 61, 27 - r, 24)
             F.conv2d_backward_weight(grad_output, x, (61, channels, r, 3))
@@ -164,13 +168,21 @@ def of_tensor_cores(keeper):
         shapes = (tuple(map(int, sizes)) for sizes in (shape, weight_shape))
         strides, dilations = (tuple(map(int, pair)) for pair in (stride, dilation))
         problems.append(conv2d_problem(*shapes, None, strides, padding, dilations, 1))
+    # Every kind of carry from channel to tap and from tap to row, within the first stages and within the loop
+    carries = [
+        conv2d_problem((1, 20, 10, 12), (12, 20, 3, 3), None, 1, 1, 1, 1),
+        conv2d_problem((1, 12, 9, 11), (68, 12, 2, 4), None, 1, (1, 2), 1, 1),
+        conv2d_problem((1, 4, 10, 12), (12, 4, 5, 3), None, 1, 1, 1, 1),
+    ]
     for exact in (False, True):
         cores = TensorCores(exact)
-        for seed, problem in enumerate(problems):
+        for seed, problem in enumerate([*problems, *carries]):
             rng = np.random.default_rng(seed)
             shapes = problem.input_shape, problem.weight_shape, problem.weight_shape[:1], problem.output_shape
             x, weight, bias, grad = (to_device(rng.standard_normal(s, np.float32), "cuda") for s in shapes)
+            keeper.wanted = problem in carries
             cores.forward(problem, x, cores.pack_weight(problem, weight, bias, False), seed % 3 == 1)
+            keeper.wanted = False
             cores.backward_input(problem, grad, weight, None)
             cores.backward_weight(problem, grad, x)
             cuda.empty_cache()

@@ -110,6 +110,7 @@ def of_long_loops(keeper):
                 sides = (turns % 6, other % 6), (other % 5, turns % 5)
                 F.pad_backward(F.pad(x, sides, mode=mode), x.shape, sides, mode=mode)
         for classes in (turns, 4 * turns + 1, 32 * turns + other):
+            keeper.wanted = classes > 160  # loops that were unrolled by four go on
             for shape in ((3, classes), (2, classes, 3)):
                 x, axis = device(*shape), 1
                 for make, back in ((F.softmax, F.softmax_backward), (F.log_softmax, F.log_softmax_backward)):
@@ -120,6 +121,7 @@ def of_long_loops(keeper):
                         held = to_device(target, "cuda")
                         F.cross_entropy(x, held, label_smoothing=smoothing)
                         F.cross_entropy_backward(x, held, label_smoothing=smoothing)
+        keeper.wanted = False
         for shape in ((turns, 4, 3, 3), (turns, 3, 3, 4), (2, other, 1, 4 * turns), (turns, 5, 3, 3), (600 * turns, 1)):
             for x in either_layout(*shape) if len(shape) == 4 else (device(*shape),):
                 ones = to_device(np.ones(shape[1], np.float32), "cuda")
@@ -128,6 +130,25 @@ def of_long_loops(keeper):
                 F.batch_norm(x, None, None, None, None, training=True)
                 F.batch_norm(x, None, None, ones, ones, training=False)
                 F.mse_loss(x, x)
+
+
+def of_maxima(keeper):
+    """The largest channel in each turn of a loop over channels that lanes of a warp share."""
+    from numbaconv import functional as F
+
+    rng = np.random.default_rng(9)
+    for turns in range(1, 10):
+        x = rng.standard_normal((turns, 32 * turns), np.float32)
+        for turn in range(turns):
+            x[turn, 32 * turn + 3 * turn] = 9
+        x, shares = to_device(x, "cuda"), to_device(np.full(x.shape, 1 / x.shape[1], np.float32), "cuda")
+        labels = to_device(np.arange(turns), "cuda")
+        keeper.wanted = turns > 4  # unrolled by four, with each number left over
+        F.softmax(x, 1)
+        for target in (labels, shares):
+            F.cross_entropy_backward(x, target)
+            F.cross_entropy(x, target)
+        keeper.wanted = False
 
 
 def of_small_images(keeper):
@@ -258,6 +279,7 @@ SOURCES = (
     of_whole_vectors,
     of_operations,
     of_long_loops,
+    of_maxima,
     of_small_images,
     of_updates,
     of_mistakes,

@@ -9,7 +9,7 @@ import pytest
 from ptx import checks
 from ptx.checks import Violation
 from ptx.kernel import Kernel
-from ptx.mutation import examine, mutants, on_runtime, table
+from ptx.mutation import examine, force, mutants, on_runtime, table
 from ptx.snippet import entry_text
 from ptx.types import poisoned
 
@@ -279,6 +279,41 @@ def test_a_combined_comparison_keeps_what_it_is_combined_with():
         out = np.full(64, 1000, np.uint32)
         Kernel(number).run(2, 64, np.zeros(1), out)
         assert np.count_nonzero(out != 1000) == stored
+
+
+GUARDED = """
+    mad.wide.u32 %a0, %t, 4, %x;
+    mad.wide.u32 %a1, %t, 4, %y;
+    ld.global.f32 %f0, [%a0];
+    setp.lt.u32 %p0, %t, 40;
+    mov.pred %p1, %p0;
+    @%p0 setp.gt.ftz.f32 %p1, %f0, 0f41200000;
+    @%p1 st.global.f32 [%a1], %f0;
+"""
+
+
+@pytest.mark.parametrize("body", [WAYS, MASKED, GUARDED])
+def test_a_comparison_is_forced_without_reading_the_text_again(body):
+    """As the mutant's text does, on registers of an earlier launch; the original is as before."""
+    text = text_of(body)
+    original = Kernel(text, spares=2)
+
+    def outcome(kernel):
+        y = poisoned(64, np.float32)
+        try:
+            kernel.run(1, 64, np.arange(64, dtype=np.float32), y)
+        except Violation as violation:
+            return violation.kind
+        return y.view(np.uint32).tolist()
+
+    outcomes = []
+    before = outcome(original)
+    for mutant in mutants(text):
+        forced = original.with_forced(mutant.span, lambda comparison, value=mutant.forced: force(comparison, value))
+        outcomes.append(outcome(forced))
+        assert outcomes[-1] == outcome(Kernel(mutant.text)), mutant.key
+    assert any(one != before for one in outcomes)
+    assert outcome(original) == before
 
 
 def test_on_the_runtime():

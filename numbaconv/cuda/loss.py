@@ -124,7 +124,8 @@ def _class_loss(way, name):
     ):  # fmt: skip
         begin, workers, first, step = place()
         total, used = float64(0), float64(0)
-        for position in range(int32(begin), number, int32(workers * cuda.gridDim.x)):
+        position = begin
+        while position < number:  # (a range's length would be a division)
             label = integer_at(labels, int64(position) * itemsize, itemsize, signed)
             loss = T(0)
             if label != ignore_index:
@@ -147,6 +148,7 @@ def _class_loss(way, name):
                 total += float64(loss)
                 if each != 0:
                     losses[position] = loss
+            position = int32(position + workers * cuda.gridDim.x)
         _store_sums(sums, total, used)
 
     return run
@@ -162,7 +164,8 @@ def _probability_loss(way, name):
     ):  # fmt: skip
         begin, workers, first, step = place()
         total, used = float64(0), float64(0)
-        for position in range(int32(begin), number, int32(workers * cuda.gridDim.x)):
+        position = begin
+        while position < number:
             outer, i = divided(position, inner, inner_multiplier, inner_shift)
             start = int32(outer * channels * inner + i)
             most = maximum_of(largest(x, start, inner, channels, first, step))
@@ -178,6 +181,7 @@ def _probability_loss(way, name):
                 used += float64(1)
                 if each != 0:
                     losses[position] = loss
+            position = int32(position + workers * cuda.gridDim.x)
         _store_sums(sums, total, used)
 
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import numpy as np
 
 from . import checks, control, convert, floating, integer, logic, matrix, memory_ops, warp
 from .checks import Accesses, Violation
-from .decode import Decoder, Step
+from .decode import Decoder, Slot, Step
 from .execution import Batch
 from .fusion import fuse
 from .logic import Outcomes
@@ -62,12 +63,13 @@ class Kernel:
 
     Args:
         outcomes: where to note, by line of the text, how many threads each comparison was true and false for.
+        spares: for how many sizes of batches registers are kept from launch to launch.
 
     Attributes:
         granule: bytes that races are told apart by: the smallest access of the kernel.
     """
 
-    def __init__(self, text: str, name: str = "", outcomes: Outcomes | None = None):
+    def __init__(self, text: str, name: str = "", outcomes: Outcomes | None = None, spares: int = 1):
         self.module = parse(text)
         self.program = link(self.module, name)
         self.name = self.program.name
@@ -78,40 +80,72 @@ class Kernel:
             self.parameter_offsets[parameter.name] = end
             end += parameter.size
         self.parameter_bytes = end
-        decoder = Decoder(self.program)
-        self.segments = self._segments(decoder, outcomes)
-        self.slots = list(decoder.slots)
+        self.decoder = Decoder(self.program)
+        self.segments = self._segments(self.program.code, outcomes)
         accesses = [i for i in self.program.code if i.parts[0] in ("ld", "st", "atom", "red", "cp") and "." in i.opcode]
         sizes = [size_of(i.parts[-1]) for i in accesses if i.parts[0] != "cp" and not i.has("param", "local")]
         self.granule = min([*sizes, 4 if any(i.parts[0] == "cp" for i in accesses) else 8])
-        self.spare_registers: Registers | None = None
+        self.spares = spares
+        self._registers: dict[int, Registers] = {}
         self._variables: weakref.WeakKeyDictionary[DeviceMemory, dict[str, int]] = weakref.WeakKeyDictionary()
 
-    def _segments(self, decoder: Decoder, outcomes: Outcomes | None) -> dict[int, Segment]:
-        code = self.program.code
+    @property
+    def slots(self) -> list[Slot]:
+        """What the arrays are that steps index."""
+        return list(self.decoder.slots)
+
+    def _segments(self, code: list[Instruction], outcomes: Outcomes | None) -> dict[int, Segment]:
         starts = {0, *self.program.labels.values()}
         for place, instruction in enumerate(code):
             if control.ends_segment(instruction):
                 starts.add(place + 1)
-            elif warp.participants(decoder, instruction) is not None:
+            elif warp.participants(self.decoder, instruction) is not None:
                 starts.add(place)
         order = sorted(start for start in starts if start < len(code))
-        segments = {}
-        for start, end in zip(order, [*order[1:], len(code)], strict=True):
-            last = code[end - 1]
-            ends = control.ends_segment(last)
-            leave = control.TABLE[last.parts[0]](decoder, last, end) if ends else control.fall_through(end)
-            straight = code[start : end - ends]
-            steps = fuse(decoder, straight, [decode(decoder, instruction, outcomes) for instruction in straight])
-            if start and code[start - 1].parts[0] in ("bar", "barrier") and code[start - 1].has("red"):
-                steps.insert(0, warp.barrier_result(decoder, code[start - 1]))
-            segments[start] = Segment(start, end, tuple(steps), leave, warp.participants(decoder, code[start]))
-        return segments
+        ends = [*order[1:], len(code)]
+        return {start: self._segment(code, start, end, outcomes) for start, end in zip(order, ends, strict=True)}
+
+    def _segment(self, code: list[Instruction], start: int, end: int, outcomes: Outcomes | None) -> Segment:
+        decoder, last = self.decoder, code[end - 1]
+        ends = control.ends_segment(last)
+        leave = control.TABLE[last.parts[0]](decoder, last, end) if ends else control.fall_through(end)
+        straight = code[start : end - ends]
+        steps = fuse(decoder, straight, [decode(decoder, instruction, outcomes) for instruction in straight])
+        if start and code[start - 1].parts[0] in ("bar", "barrier") and code[start - 1].has("red"):
+            steps.insert(0, warp.barrier_result(decoder, code[start - 1]))
+        return Segment(start, end, tuple(steps), leave, warp.participants(decoder, code[start]))
+
+    def with_forced(self, span: tuple[int, int], change: Callable[[Instruction], Instruction]) -> Kernel:
+        """The same with another comparison in the place of one; shares all else, and takes a fraction of the time.
+
+        Args:
+            span: of the comparison in the text. It may be several in the program, of a function that was inlined.
+            change: the other one for it.
+        """
+        other, code = copy.copy(self), list(self.program.code)
+        places = [place for place, instruction in enumerate(code) if instruction.span == span]
+        assert places, f"no instruction at {span}"
+        for place in places:
+            code[place] = change(code[place])
+        other.segments = dict(self.segments)
+        for segment in self.segments.values():
+            if any(segment.start <= place < segment.end for place in places):
+                other.segments[segment.start] = self._segment(code, segment.start, segment.end, None)
+        return other
 
     def take_registers(self, threads: int) -> Registers:
-        """Registers for a batch; those of the last launch, if it had as many threads and is over."""
-        spare, self.spare_registers = self.spare_registers, None
-        return spare if spare and spare.threads == threads else Registers(self, threads)
+        """Registers for a batch; those of an earlier launch, if it had as many threads and is over."""
+        spare = self._registers.pop(threads, None)
+        if spare is None:
+            return Registers(self, threads)
+        spare.grow(self.slots)
+        return spare
+
+    def give_back(self, registers: Registers) -> None:
+        """Those of a batch that is over."""
+        self._registers[registers.threads] = registers
+        while len(self._registers) > self.spares:
+            del self._registers[next(iter(self._registers))]
 
     def variables(self, memory: DeviceMemory) -> dict[str, int]:
         """Addresses of the module's .global and .const variables in a memory, written there at the first call."""
@@ -216,7 +250,7 @@ class Launch:
                     batch.run(first, min(size, self.blocks - first))
             finally:
                 batch.end()
-        self.kernel.spare_registers = batch.registers
+                self.kernel.give_back(batch.registers)
         if self.statistics:
             self.statistics.count(self.kernel, self.executed)
         return most - self.remaining

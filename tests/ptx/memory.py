@@ -75,6 +75,13 @@ class DeviceMemory:
             other.written[place : other.used] = self.written[source : source + size]
         return other
 
+    def clone(self) -> DeviceMemory:
+        """All of it once more, of a memory that nothing is to be freed in."""
+        other = DeviceMemory()
+        other.data, other.written, other.used = self.data.copy(), self.written.copy(), self.used
+        other.start, other.size, other.windows = self.start.copy(), self.size.copy(), self.windows
+        return other
+
     def poison(self, address: int, nbytes: int) -> None:
         """As if these bytes were newly allocated."""
         self._poison(self.place(address, nbytes), nbytes)

@@ -121,7 +121,9 @@ def _inline(
             )
         elif head == "ret" and prefix:
             guard = Register(renamed[item.guard.name]) if item.guard else None
-            program.code.append(Instruction("bra", (Symbol(end),), guard, item.guard_negated, item.line, item.text))
+            program.code.append(
+                Instruction("bra", (Symbol(end),), guard, item.guard_negated, item.line, item.text, item.span)
+            )
         else:
             program.code.append(
                 Instruction(
@@ -131,6 +133,7 @@ def _inline(
                     item.guard_negated,
                     item.line,
                     item.text,
+                    item.span,
                 )
             )
     if prefix:

@@ -33,6 +33,10 @@ class Registers:
         self.given: list[tuple[np.ndarray, Slot]] = []  # what every launch sets: parameters and addresses of variables
         self.slots = [self.array(slot) for slot in kernel.slots]
 
+    def grow(self, slots: list[Slot]) -> None:
+        """Arrays for slots that were numbered since."""
+        self.slots += [self.array(slot) for slot in slots[len(self.slots) :]]
+
     def array(self, slot: Slot) -> np.ndarray:
         """The array a slot stands for."""
         if slot.kind == "register":

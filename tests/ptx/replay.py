@@ -14,7 +14,7 @@ import numpy as np
 
 from .kernel import Kernel
 from .logic import Outcomes
-from .memory import FREED, DeviceMemory
+from .memory import DeviceMemory
 from .runtime import InterpreterRuntime
 
 # Of a kernel so many launches are kept, more if they are short, and any that takes a branch that none of these does.
@@ -26,9 +26,10 @@ class Kept(NamedTuple):
     """A launch.
 
     Attributes:
-        after: (bytes, flags) of each allocation.
+        after: (bytes, flags) of all allocations.
         segments: how many pieces of code it executed.
         outcomes: (line, True or False) of all that its comparisons found.
+        wanted: always kept.
     """
 
     kernel: Any
@@ -36,9 +37,10 @@ class Kept(NamedTuple):
     shared: int
     args: tuple[Any, ...]
     before: DeviceMemory
-    after: list[tuple[np.ndarray, np.ndarray]]
+    after: tuple[np.ndarray, np.ndarray]
     segments: int
     outcomes: frozenset[tuple[int, bool]]
+    wanted: bool = False
 
     @property
     def shape(self) -> tuple[Any, ...]:
@@ -52,24 +54,18 @@ class Kept(NamedTuple):
             Violation: the checks found something.
             AssertionError: memory is not as it was after the original.
         """
-        memory = self.before.copied()
+        memory = self.before.clone()
         limit = 1000 + 10 * self.segments
         executed = Counter[int]()
         kernel.launch(memory, self.grid, (self.kernel.threads,), self.args, self.shared, True, None, limit, executed)
-        for (data, written), (right, flags) in zip(contents(memory), self.after, strict=True):
-            np.testing.assert_array_equal(written, flags)
-            np.testing.assert_array_equal(data, right)
+        for found, right in zip(contents(memory), self.after, strict=True):
+            assert np.array_equal(found, right)
         return executed
 
 
-def contents(memory: DeviceMemory) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Copies of the bytes of what is allocated, and of their flags; of bytes that nobody wrote, 0."""
-    found = []
-    for start, size in zip(memory.start[: memory.windows], memory.size[: memory.windows], strict=True):
-        if size != FREED:
-            written = memory.written[start : start + size].copy()
-            found.append((np.where(written, memory.data[start : start + size], 0), written))
-    return found
+def contents(memory: DeviceMemory) -> tuple[np.ndarray, np.ndarray]:
+    """The bytes of a copied memory, and their flags; of bytes that nobody wrote, 0."""
+    return memory.data * memory.written, memory.written
 
 
 class Keeper(InterpreterRuntime):
@@ -77,11 +73,13 @@ class Keeper(InterpreterRuntime):
 
     Attributes:
         kept: kernel name -> launches, the shortest first.
+        wanted: what is launched now is always kept: for launches whose outcomes are in no comparison alone.
     """
 
     def __init__(self, compute_capability: tuple[int, int], **options: Any) -> None:
         super().__init__(compute_capability, **options)
         self.kept = dict[str, list[Kept]]()
+        self.wanted = False
         self._noting: dict[str, tuple[Kernel, Outcomes]] = {}
 
     def kernel_of(self, text: str) -> Kernel:
@@ -108,19 +106,21 @@ class Keeper(InterpreterRuntime):
         self.segments[kernel.name] = 0  # it keeps the most of all launches
         super().launch(device, kernel, grid, shared, stream, args)
         found = frozenset((line, value) for line, count in outcomes.items() for value in count if count[value])
-        after, segments = contents(self.memory), self.segments[kernel.name]
-        keep(self.kept, Kept(kernel, grid, shared, tuple(args), before, after, segments, found))
+        after, segments = contents(self.memory.copied()), self.segments[kernel.name]
+        keep(self.kept, Kept(kernel, grid, shared, tuple(args), before, after, segments, found, self.wanted))
 
 
 def keep(kept: dict[str, list[Kept]], launch: Kept) -> None:
     """Adds a launch to those of its kernel, the shortest first; the longest that shows nothing new goes."""
     launches = kept.setdefault(launch.kernel.name, [])
-    if any(launch.shape == other.shape and launch.outcomes <= other.outcomes for other in launches):
+    if any(
+        launch.shape == other.shape and launch.outcomes <= other.outcomes for other in launches if not launch.wanted
+    ):
         return
     launches.append(launch)
     launches.sort(key=lambda one: one.segments)
     if len(launches) > MOST_LAUNCHES and sum(one.segments for one in launches) > MOST_SEGMENTS:
         shown = Counter(outcome for one in launches for outcome in one.outcomes)
-        spare = [one for one in launches if all(shown[outcome] > 1 for outcome in one.outcomes)]
+        spare = [one for one in launches if not one.wanted and all(shown[outcome] > 1 for outcome in one.outcomes)]
         if spare:
             del launches[next(k for k, one in enumerate(launches) if one is spare[-1])]

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from ...shapes import Conv2dProblem
 from .. import memory
 from ..array import DeviceArray
+from ..indexing import divisor
 from ..launch import launch
 from ..layout import CHANNELS_LAST, channels_last, empty
 from ..limits import require_32_bit
@@ -224,8 +225,9 @@ class TensorCores:
         flags = (HAS_BIAS if bias is not None else 0) | (RELU if relu else 0)
         ending = x if bias is None else bias
         sizes = pixels, height, width, channels, *grid, columns
-        window = rows.stride, cols.stride, rows.before, cols.before, rows.dilation, cols.dilation
         taps_h, taps_w = max(rows.taps, 1), max(cols.taps, 1)
+        dilation_h, dilation_w = (divisor(axis.dilation if axis.taps > 1 else 1) for axis in windows)
+        window = rows.stride, cols.stride, rows.before, cols.before, *dilation_h, *dilation_w
         step_s, step_c = divmod(DEPTH, channels)
         step_r, step_s = divmod(step_s, taps_w)
         steps = taps_h, taps_w, terms, each * DEPTH, step_r, step_s, step_c

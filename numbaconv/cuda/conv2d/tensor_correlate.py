@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from numba import cuda, float32, int32, uint32
 
-from ..indexing import quotient
+from ..indexing import divided, quotient
 from ..launch import inline, kernel
 from ..matrix_intrinsics import (
     advance,
@@ -40,9 +40,22 @@ from .tensor_tile import (
     store_line,
 )
 
-LARGEST_WINDOW = 15  # taps in a row or column: bits 15 and 31 of a pixel's mask are always set
-_ALWAYS = 0x80008000
+LARGEST_WINDOW = 15  # taps in a row or column; all bits beyond them are set in a pixel's mask, 15 and 31 too
 _ALL = 0xFFFFFFFF
+
+
+@inline
+def _taps_before(distance, taps, dilation, multiplier, shift):
+    """How many of the taps 0, dilation, 2 * dilation ... are less than `distance`."""
+    number, _ = divided(int32(max(distance, int32(0)) + dilation - 1), dilation, multiplier, shift)
+    return min(number, taps)
+
+
+@inline
+def _taps_inside(first, size, taps, dilation):
+    """A bit for each tap that is inside of an axis, whose first tap is at position `first`. They follow each other."""
+    before, end = _taps_before(int32(-first), taps, *dilation), _taps_before(int32(size - first), taps, *dilation)
+    return uint32((uint32(1) << uint32(end)) - (uint32(1) << uint32(before)))
 
 
 @inline
@@ -56,17 +69,8 @@ def _pixel(x, number, pixels, image, grid, window):
     p = quotient(in_image, q_count)
     h = int32(p * stride_h - top)
     w = int32((in_image - p * q_count) * stride_w - left)
-    outside = uint32(_ALWAYS)
-    r = int32(0)
-    while r < taps_h:
-        if uint32(int32(h + r * dilation_h)) >= uint32(height):
-            outside |= uint32(uint32(1) << uint32(r))
-        r = int32(r + 1)
-    s = int32(0)
-    while s < taps_w:
-        if uint32(int32(w + s * dilation_w)) >= uint32(width):
-            outside |= uint32(uint32(1 << 16) << uint32(s))
-        s = int32(s + 1)
+    rows, columns = _taps_inside(h, height, taps_h, dilation_h), _taps_inside(w, width, taps_w, dilation_w)
+    outside = uint32(~(rows | columns << uint32(16)))
     if number >= pixels:
         outside = uint32(_ALL)
     return advance(x, int32(((n * height + h) * width + w) * channels)), outside
@@ -82,9 +86,10 @@ def _copy(shared, place, pixel, offset, taps):
 def _start_stage(shared, stage, places, four_pixels, moving, fixed, column_count):
     """Starts the copies of a stage; beyond the last one only zeros are written. Returns `moving` for the next."""
     to_rows, to_columns = places
-    columns, first, term, r, s, c = moving
+    columns, first, r, s, c = moving
     end, channels, taps_w, row_step, column_step, step_r, step_s, step_c = fixed
-    taps = uint32((uint32(1) << uint32(r)) | (uint32(1 << 16) << uint32(s))) if term < end else uint32(_ALL)
+    # After the last term r is from taps_h to 15: outside.
+    taps = uint32((uint32(1) << uint32(r)) | (uint32(1 << 16) << uint32(s))) if first < end else uint32(_ALL)
     offset = int32(r * row_step + s * column_step + c)
     place = int32(stage + to_rows)
     _copy(shared, place, four_pixels[0], offset, taps)
@@ -103,7 +108,7 @@ def _start_stage(shared, stage, places, four_pixels, moving, fixed, column_count
     if s >= taps_w:
         s, r = int32(s - taps_w), int32(r + 1)
     columns = advance(columns, int32(column_count * DEPTH))
-    return columns, int32(first + DEPTH), int32(term + DEPTH), r, s, c
+    return columns, int32(first + DEPTH), r, s, c
 
 
 @inline
@@ -145,7 +150,11 @@ def _make(name, columns, exact):
         top: "i32",
         left: "i32",
         dilation_h: "i32",
+        multiplier_h: "u32",
+        shift_h: "u32",
         dilation_w: "i32",
+        multiplier_w: "u32",
+        shift_w: "u32",
         taps_h: "i32",
         taps_w: "i32",
         terms: "i32",
@@ -167,7 +176,8 @@ def _make(name, columns, exact):
         block_row, block_column = int32(cuda.blockIdx.x * ROWS), int32(cuda.blockIdx.y)
         grid = p_count, q_count
         image = height, width, channels
-        window = stride_h, stride_w, top, left, dilation_h, dilation_w, taps_h, taps_w
+        dilations = (dilation_h, multiplier_h, shift_h), (dilation_w, multiplier_w, shift_w)
+        window = stride_h, stride_w, top, left, *dilations, taps_h, taps_w
         line, piece = int32(thread >> 2), int32(thread & 3)
         number = int32(block_row + line)
         four_pixels = (
@@ -185,7 +195,7 @@ def _make(name, columns, exact):
         stages = quotient(int32(terms + DEPTH - 1), int32(DEPTH))
         stage = int32(block_column * stages + quotient(first, int32(DEPTH)))
         columns = advance(packed, int32(stage * (COLUMNS * DEPTH) + thread * 4))
-        moving = columns, first, term, r, int32(tap - r * taps_w), int32(term - tap * channels)
+        moving = columns, first, r, int32(tap - r * taps_w), int32(term - tap * channels)
         row_step, column_step = int32(dilation_h * width * channels), int32(dilation_w * channels)
         fixed = end, channels, taps_w, row_step, column_step, step_r, step_s, step_c
         places = place_of_piece(line, piece), int32(ROW_PART + thread * 4)
