@@ -76,7 +76,10 @@ def require_explained(module: str, sources: tuple[Source, ...], scores: list[Sco
     assert not survivors, "\n".join(["", *survivors])
 
 
-def print_score(scores: list[Score]) -> None:
-    """All together."""
+def require_reasons_needed(scores: list[Score]) -> None:
+    """Prints the score of all kernels together; a reason that no kernel's mutant needed must go."""
     verdicts = Counter(result.verdict for score in scores for result in score.results)
     print(f"\nkernels {len(scores)}, mutants {verdicts.total()}, {dict(verdicts)}")
+    named = Counter(pattern for score in scores for pattern in score.named)
+    unused = Counter(pattern for score in scores for pattern in score.unused)
+    assert not (idle := [pattern for pattern in named if unused[pattern] == named[pattern]]), idle

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
 from cuda_op_checks import CHECKS, Seeded
-from mutants import modules, print_score, require_explained
+from mutants import modules, require_explained, require_reasons_needed
 from ptx.mutation import Score
 
 from numbaconv import cuda, optim, to_device, train
@@ -140,7 +140,7 @@ def of_maxima(keeper):
     for turns in range(1, 10):
         x = rng.standard_normal((turns, 32 * turns), np.float32)
         for turn in range(turns):
-            x[turn, 32 * turn + 3 * turn] = 9
+            x[turn, 32 * turn + 3 * turn] = 200  # exp of it is infinite if it is missed
         x, shares = to_device(x, "cuda"), to_device(np.full(x.shape, 1 / x.shape[1], np.float32), "cuda")
         labels = to_device(np.arange(turns), "cuda")
         keeper.wanted = turns > 4  # unrolled by four, with each number left over
@@ -300,5 +300,4 @@ def test_mutants_are_caught_or_explained(module):
 @pytest.mark.full
 def test_score():
     """After the tests above; what it prints is the score."""
-    print_score(scores)
-    assert not any(score.survived for score in scores)
+    require_reasons_needed(scores)

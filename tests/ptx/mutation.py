@@ -67,11 +67,13 @@ class Score(NamedTuple):
     """All mutants of one kernel.
 
     Attributes:
-        unused: patterns of the harmless list for this kernel that no survivor needed.
+        named: patterns of the harmless list that name this kernel.
+        unused: those of them that no survivor needed.
     """
 
     name: str
     results: list[Result]
+    named: list[str]
     unused: list[str]
 
     @property
@@ -180,8 +182,8 @@ def examine(
             pattern = next((p for p in patterns if _matches(p, f"{name}:{mutant.key}", reached)), None)
             used.add(pattern)
             results.append(Result(mutant, "harmless" if pattern else "survived", patterns.get(pattern, "")))
-    unused = [pattern for pattern in patterns if isinstance(pattern, str) and pattern not in used]
-    return Score(name, results, unused)
+    named = [pattern for pattern in patterns if isinstance(pattern, str)]
+    return Score(name, results, named, [pattern for pattern in named if pattern not in used])
 
 
 def _may_concern(pattern: str | re.Pattern[str], name: str) -> bool:
