@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
 from . import cpu
 from .errors import ArgumentError, DeviceError, DTypeError, message
@@ -215,21 +216,20 @@ def enter(op: str, optional: tuple[str, ...] = ("bias",), /, **arrays: Any) -> t
         DTypeError: not an array, not float32 or float64, or several dtypes.
         DeviceError: arrays of more than one device.
     """
-    result: list[Any] = [cpu]
+    # The usual case in few tests; everything else goes the long way.
     dtype = None
-    for name, x in arrays.items():
-        if x is None and name in optional:
-            result.append(None)
-            continue
-        # The usual case in four tests; everything else goes the long way.
-        if type(x) is not np.ndarray or (x.dtype is not _FLOAT32 and x.dtype is not _FLOAT64) or not x.flags.aligned:
+    for x in arrays.values():
+        if type(x) is not ndarray:
+            if x is None and all(name in optional for name, y in arrays.items() if y is None):
+                continue
             return _enter_slowly(op, optional, arrays)
-        if dtype is None:
+        if x.dtype is not dtype:
+            if dtype is not None or (x.dtype is not _FLOAT32 and x.dtype is not _FLOAT64):
+                return _enter_slowly(op, optional, arrays)
             dtype = x.dtype
-        elif x.dtype is not dtype:
+        if not x.flags.aligned:
             return _enter_slowly(op, optional, arrays)
-        result.append(x)
-    return tuple(result)
+    return cpu, *arrays.values()
 
 
 def _enter_own(optional: tuple[str, ...], arrays: dict[str, Any]) -> tuple[Any, ...] | None:

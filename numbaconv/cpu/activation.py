@@ -14,7 +14,7 @@ import numpy as np
 
 from ..jit import inline, kernel
 from ..parallel import launch, on_threads
-from .layout import dense, empty_like, flat, match
+from .layout import flat, match, with_result
 from .transcendental import erf, exp
 from .transcendental import tanh as hyperbolic_tangent
 
@@ -26,19 +26,17 @@ _COPY, _EXP, _TANH, _ERF = 0.15, 1.0, 1.2, 1.5
 
 def run_unary(body, ns_per_element: float, x: np.ndarray, *args) -> np.ndarray:
     """Applies an elementwise kernel ``(first, end, x, out, *args)``."""
-    x = dense(x)
-    out = empty_like(x)
-    launch(body, -(-x.size // CHUNK), x.size * ns_per_element, flat(x), flat(out), *args)
+    x, out, elements = with_result(x)
+    size = x.size
+    launch(body, -(-size // CHUNK), size * ns_per_element, flat(x), elements, *args)
     return out
 
 
 def run_binary(body, ns_per_element: float, y: np.ndarray, x: np.ndarray, *args) -> np.ndarray:
     """Applies an elementwise kernel ``(first, end, y, x, out, *args)``; the result is laid out as x."""
-    x = dense(x)
-    y = match(y, x)
-    out = empty_like(x)
-    arrays = flat(y), flat(x), flat(out)
-    launch(body, -(-x.size // CHUNK), x.size * ns_per_element, *arrays, *args)
+    x, out, elements = with_result(x)
+    size = x.size
+    launch(body, -(-size // CHUNK), size * ns_per_element, flat(match(y, x)), flat(x), elements, *args)
     return out
 
 

@@ -134,6 +134,16 @@ def empty_like(x: np.ndarray) -> np.ndarray:
     return empty(x.shape, x.dtype, layout_of(x))
 
 
+def with_result(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``x``, dense; an `empty_like` of it; and that one's elements as `flat` gives them."""
+    if x.flags.c_contiguous and (x.ndim != 4 or x.shape[1] != 1):  # the usual case in half the time
+        out = memory.empty(x.shape, x.dtype)
+        return x, out, out.ravel()
+    x = dense(x)
+    out = empty_like(x)
+    return x, out, flat(out)
+
+
 def match(x: np.ndarray, like: np.ndarray) -> np.ndarray:
     """`x` in the memory order of `like`, which is dense: their flat forms then run in step."""
     if like.flags.c_contiguous:
@@ -143,16 +153,15 @@ def match(x: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 def flat(x: np.ndarray) -> np.ndarray:
     """The elements of a dense array in memory order: 1-D, a view, typed writable (kernels do not write inputs)."""
-    view = x.reshape(-1) if x.flags.c_contiguous else x.ravel("K")
+    if x.flags.carray:  # in C order, aligned and writable: the usual case in half the time
+        return x.ravel()
+    view = x.ravel("K")
     return view if view.flags.writeable else _writable(view)
 
 
 def flat_contiguous(x: np.ndarray) -> np.ndarray:
     """``flat(contiguous(x))``, quickly where `x` is in C order."""
-    flags = x.flags
-    if flags.c_contiguous and flags.writeable:
-        return x if x.ndim == 1 else x.reshape(-1)
-    return flat(contiguous(x))
+    return x.ravel() if x.flags.carray else flat(contiguous(x))
 
 
 def _writable(view: np.ndarray) -> np.ndarray:

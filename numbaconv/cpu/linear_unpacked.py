@@ -37,12 +37,12 @@ def pays_backward(rows: int, weight_shape: tuple[int, int]) -> bool:
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, relu: bool) -> np.ndarray:
     outputs, inputs = weight.shape
-    out = empty((x.shape[0], outputs), x.dtype)
-    work_ns = weight.size * (0.1 + 0.02 * x.shape[0])
-    first = out if bias is None else bias
-    arrays = flat_contiguous(x), flat_contiguous(weight), flat_contiguous(first), out.reshape(-1)
-    tasks = -(-outputs // _OUTPUTS)
-    launch(_dots, tasks, work_ns, *arrays, bias is not None, relu, outputs, inputs)
+    rows = x.shape[0]
+    out = empty((rows, outputs), x.dtype)
+    results = out.ravel()
+    arrays = flat_contiguous(x), flat_contiguous(weight), results if bias is None else flat_contiguous(bias), results
+    work_ns = outputs * inputs * (0.1 + 0.02 * rows)
+    launch(_dots, -(-outputs // _OUTPUTS), work_ns, *arrays, bias is not None, relu, outputs, inputs)
     return out
 
 
