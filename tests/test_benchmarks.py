@@ -351,13 +351,15 @@ def test_peak_memory_counts_what_is_taken_and_given_back_within_a_call(run_pytho
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resets the peak through /proc")
 def test_memory_of_the_baseline_is_its_columns(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    options = ["--rows", "lenet_c1", "--providers", "numbaconv", "numpy_im2col"]
+    options = ["--rows", "lenet_c1,alexnet_c2", "--providers", "numbaconv", "numpy_im2col"]
     memory.main([*options, "--no-algorithms", "--output", str(tmp_path)])
     results = json.loads((tmp_path / "memory-float32.json").read_text())
-    columns = 64 * 25 * 28 * 28 * 4  # (the padded input is freed before the output is taken)
-    baseline = next(r for r in results if r["provider"] == "numpy_im2col" and r["direction"] == "forward")
-    assert baseline["extra"] == pytest.approx(columns, rel=0.05)
-    ours = next(r for r in results if r["provider"] == "numbaconv" and r["direction"] == "forward")
+    forward = {(r["provider"], r["row"]): r for r in results if r["direction"] == "forward"}
+    # (The padded input is freed before the output is taken.) Of the larger row: Linux counts pages core by core, and
+    # what it says of a process is some 100 pages off.
+    columns = 8 * 64 * 25 * 27 * 27 * 4
+    assert forward["numpy_im2col", "alexnet_c2"]["extra"] == pytest.approx(columns, rel=0.05)
+    ours = forward["numbaconv", "lenet_c1"]
     assert (ours["algorithm"], ours["extra"] < 5e6) == ("planes", True)
     assert "| lenet_c1 | backward |" in (tmp_path / "memory-float32.md").read_text()
 
