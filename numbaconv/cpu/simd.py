@@ -52,11 +52,11 @@ class Vectors:
     def load(self, pointer: Any, offset: Any) -> Any:
         return self.builder.load(self.at(pointer, offset), align=self.itemsize)
 
-    def prefetch(self, pointer: Any, offset: Any) -> None:
-        """Fetches a line of memory that will be read soon; any address will do."""
+    def prefetch(self, pointer: Any, offset: Any, first_level: bool = True) -> None:
+        """Fetches a line of memory that will be read soon, to the second-level cache at least; any address will do."""
         kinds = [self.pointer, _INT32, _INT32, _INT32]
         function = self._function("llvm.prefetch.p0", ir.VoidType(), *kinds)
-        constants = [ir.Constant(_INT32, value) for value in (0, 3, 1)]  # to read; to all caches; data
+        constants = [ir.Constant(_INT32, value) for value in (0, 3 if first_level else 2, 1)]  # to read; where; data
         self.builder.call(function, [self.at(pointer, offset), *constants])
 
     def splat(self, value: Any, of: ir.VectorType | None = None) -> Any:

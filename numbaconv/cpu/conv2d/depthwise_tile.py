@@ -55,7 +55,7 @@ def _group_run(
     typing_context: Any, x: Any, zeros: Any, row_offsets: Any, row_weights: Any, rows: Any,
     column_offsets: Any, column_weights: Any, columns: Any, neighbours: Any, table_step: Any, pixel_step: Any,
     weight: Any, weight_step: Any,
-    bias: Any, floor: Any, out: Any, out_offsets: Any, channel: Any, ahead: Any,
+    bias: Any, floor: Any, out: Any, out_offsets: Any, channel: Any, ahead: Any, ahead_offsets: Any,
     group: Any, pixels: Any, border: Any,
 ) -> Any:  # fmt: skip
     index = types.intp
@@ -63,7 +63,7 @@ def _group_run(
     together = TOGETHER[size]
     signature = types.void(
         x, index, row_offsets, row_weights, index, column_offsets, column_weights, index, types.boolean, index, index,
-        weight, index, bias, x.dtype, out, out_offsets, index, index, group, pixels, border,
+        weight, index, bias, x.dtype, out, out_offsets, index, index, ahead_offsets, group, pixels, border,
     )  # fmt: skip
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -115,9 +115,16 @@ def _group_run(
             many = builder.and_(args[8], builder.icmp_signed(">", left, _constant(1)))
             with cgutils.for_range(builder, builder.select(many, _constant(0), left)) as tap:
                 add_taps(builder.add(first, tap.index), 1)
-        if not at_border:
+        offsets = context.make_array(signature.args[19])(context, builder, args[19])
+        lines = builder.extract_value(offsets.shape, 0)
+        with cgutils.for_range(builder, lines) as loop:
+            ahead = builder.add(args[18], a.entry(offsets.data, loop.index))
             for step in steps[:count]:
-                vec.prefetch(x, builder.add(args[18], step))
+                vec.prefetch(x, builder.add(ahead, step), first_level=False)
+        if not at_border:
+            with builder.if_then(builder.icmp_signed("==", lines, _constant(0))):
+                for step in steps[:count]:
+                    vec.prefetch(x, builder.add(args[18], step))
         floor = vec.splat(args[14])
         out = builder.gep(a.data(15), [channel])
         for j in reversed(range(count)):
@@ -129,7 +136,8 @@ def _group_run(
 
 
 # group_run(x, zeros, row_offsets, row_weights, rows, column_offsets, column_weights, columns, neighbours, table_step,
-#           pixel_step, weight, weight_step, bias, floor, out, out_offsets, channel, ahead, group, pixels, border)
+#           pixel_step, weight, weight_step, bias, floor, out, out_offsets, channel, ahead, ahead_offsets, group,
+#           pixels, border)
 #
 # For j < len(pixels), and c in one vector of channels from `channel`, with g = len(group), both tuples:
 #
@@ -139,9 +147,10 @@ def _group_run(
 # where place is column_offsets[s] + j * pixel_step, or, at a `border` (a literal 1 instead of 0),
 # column_offsets[s * table_step + j]; if that is negative, x is read from x[zeros + c], a page of zeros. `neighbours`
 # says that place depends on s + j alone: then each vector of x is loaded once for up to `TOGETHER` columns. Results are
-# written last to first: where several have one place, the first of them stays. Away from borders
-# the lines at x[ahead + j * pixel_step + c], which a later call reads, are fetched: pixels are too far apart, and rows
-# too short, for the processor to see it coming (twice as slow without).
+# written last to first: where several have one place, the first of them stays. The lines at
+# x[ahead + ahead_offsets[i] + j * pixel_step + c], which a later call reads, are fetched into the second-level cache;
+# of no offsets, those at x[ahead + j * pixel_step + c] into the first, away from borders. Pixels are too far apart, and
+# rows too short, for the processor to see it coming (twice as slow without).
 group_run: Any = _group_run
 
 
