@@ -7,6 +7,7 @@ memory of activations and gradients from one step to the next.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import sys
 import threading
@@ -70,9 +71,14 @@ def available() -> int:
     return free
 
 
+def address_of(x: np.ndarray) -> int:
+    """Of a flat writable array. (NumPy's own ways to say it take 1 us, four times as long.)"""
+    return ctypes.addressof(ctypes.c_char.from_buffer(x)) if x.size else 0
+
+
 def _to_line(raw: np.ndarray) -> int:
     """Where its first cache line begins."""
-    return -raw.__array_interface__["data"][0] % _ALIGNMENT
+    return -address_of(raw) % _ALIGNMENT
 
 
 def _references(buffers: list[np.ndarray], index: int) -> int:

@@ -28,7 +28,7 @@ from ...shapes import Conv2dProblem, Shape4
 from ..correlate import lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, empty, flat
 from ..local_array import local_array
-from ..memory import buffer
+from ..memory import address_of, buffer
 from ..packing import Packed
 from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
@@ -140,7 +140,7 @@ def _run(
         fill(out, bias)
     x = flat(channels_last(source))
     page = zeros(out_shape[1], source.dtype)
-    distance = (page.__array_interface__["data"][0] - x.__array_interface__["data"][0]) // x.itemsize
+    distance = (address_of(page) - address_of(x)) // x.itemsize
     group = (0,) * problem.weight_shape[1]
     for grid, taps, run in plan.grids:
         size = grid.images * grid.rows * grid.columns * grid.channels

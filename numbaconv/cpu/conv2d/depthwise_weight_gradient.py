@@ -17,7 +17,7 @@ from ...shapes import Conv2dProblem
 from ..correlate import zeros
 from ..layout import channels_last, empty, flat
 from ..local_array import local_array
-from ..memory import scratch
+from ..memory import address_of, scratch
 from ..simd import VECTOR_BYTES
 from .depthwise_tile import group_taps
 
@@ -59,7 +59,7 @@ def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarr
     size = k * group * r * s
     source = flat(channels_last(x))
     page = zeros(window.channels, x.dtype)
-    distance = (page.__array_interface__["data"][0] - source.__array_interface__["data"][0]) // x.itemsize
+    distance = (address_of(page) - address_of(source)) // x.itemsize
     sums = scratch("sums", _SPLITS * size, x.dtype)
     args = flat(channels_last(grad_output)), source, distance, sums, offsets, window, (0,) * s, (0,) * group
     launch(_accumulate, _SPLITS, problem.multiply_adds * 0.03, *args)

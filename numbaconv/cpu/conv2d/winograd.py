@@ -33,7 +33,7 @@ from ...shapes import Conv2dProblem, Shape4
 from ..correlate import TERMS, lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, empty, flat, in_layout, layout_of
 from ..local_array import local_array, zeroed_local_array
-from ..memory import scratch
+from ..memory import address_of, scratch
 from ..packing import WIDE_AND_NARROW, Columns, columns_for
 from ..register_tile import NARROW_ROWS, NARROW_VECTORS, WIDE_ROWS, WIDE_VECTORS, multiply_near_panel, multiply_panel
 from ..simd import VECTOR_BYTES
@@ -170,7 +170,7 @@ def _run(plan: _Plan, source: np.ndarray, filters: Filters, relu: bool) -> np.nd
         return out
     x = flat(channels_last(source))
     page = zeros(tiling.channels, source.dtype)
-    distance = (page.__array_interface__["data"][0] - x.__array_interface__["data"][0]) // source.itemsize
+    distance = (address_of(page) - address_of(x)) // source.itemsize
     lanes = VECTOR_BYTES // source.itemsize
     tile_ns = shape.points * tiling.depth * tiling.groups * tiling.blocks * tiling.block / lanes * 0.2
     sizes = sizes_of(tiling)

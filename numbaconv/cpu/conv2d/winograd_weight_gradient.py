@@ -27,7 +27,7 @@ from ...shapes import Conv2dProblem
 from ..correlate import TERMS, zeros
 from ..layout import channels_last, empty, flat
 from ..local_array import local_array
-from ..memory import scratch
+from ..memory import address_of, scratch
 from ..packing import WIDE_AND_NARROW, columns_for
 from ..register_tile import NARROW_ROWS, NARROW_VECTORS, WIDE_ROWS, WIDE_VECTORS, multiply_panel
 from ..simd import VECTOR_BYTES
@@ -88,8 +88,8 @@ def backward_weight(results: int, problem: Conv2dProblem, grad_output: np.ndarra
     sum_pitch = blocks * plan.sum_rows * tiling.block + PITCH_PADDING
     sums = scratch("sums", points * sum_pitch, x.dtype)
     page = zeros(max(tiling.channels, tiling.out_channels), x.dtype)
-    address = page.__array_interface__["data"][0]
-    zeros_at = tuple((address - a.__array_interface__["data"][0]) // a.itemsize for a in (x, grad))
+    address = address_of(page)
+    zeros_at = tuple((address - address_of(a)) // a.itemsize for a in (x, grad))
     parts = -(-tiling.depth // _CHANNELS)
     lanes = VECTOR_BYTES // x.itemsize
     multiply_ns = points * blocks * plan.sum_rows * tiling.block / lanes * 0.2
