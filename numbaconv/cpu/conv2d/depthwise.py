@@ -34,7 +34,7 @@ from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
 from .algorithm import Algorithm
 from .depthwise_tile import group_run
-from .depthwise_weight_gradient import MOST_SUMS, backward_weight
+from .depthwise_weight_gradient import LONG_ROW, MOST_SUMS, backward_weight
 from .residues import fill, residue_classes
 
 # Of a run: 8 sums cover the latency of two multiply-add units. More need fewer loads, where there are registers for
@@ -42,9 +42,6 @@ from .residues import fill, residue_classes
 PIXELS = (8, 14, 16) if VECTOR_BYTES == 64 else (8,)
 FEWEST_TAPS_OF_MANY = 4  # in a row of the filter: with 3, 14 were 1.1 times slower
 FEWEST_CHANNELS = 16  # a vector
-# Elements of a row that leaves nothing else in the first-level cache: such rows are fetched into the second. 3x3 with a
-# stride of 2 takes half the time on one thread; shorter rows took up to 1.2 times as long that way.
-LONG_ROW = 6144
 WIDEST_GROUP = VECTOR_BYTES // 8  # channels: whole groups in a vector of float64 too
 
 
@@ -188,7 +185,7 @@ def _grid(
 ) -> tuple[Grid, _Taps, tuple[int, ...]]:  # fmt: skip
     """`size`: images, rows, columns. `out`: pitches of image, row, column, and the start. Taps: (shift, weight)."""
     width = size[2]
-    columns = sorted(columns)
+    rows, columns = sorted(rows), sorted(columns)
     shifts = [shift for shift, _ in columns]
     neighbours = all(after - before == step[1] for before, after in itertools.pairwise(shifts))
     pixels = _run_length(width, len(shifts) if neighbours else 1, group)

@@ -154,15 +154,16 @@ def _group_run(
 group_run: Any = _group_run
 
 
-@intrinsic
+@intrinsic(prefer_literal=True)
 def _group_taps(
     typing_context: Any, x: Any, zeros: Any, row_offset: Any, column_offsets: Any, grad: Any, grad_start: Any,
-    grad_step: Any, pixels: Any, sums: Any, sums_start: Any, sums_step: Any, channel: Any, taps: Any, group: Any,
+    grad_step: Any, pixels: Any, sums: Any, sums_start: Any, sums_step: Any, channel: Any, ahead: Any, taps: Any,
+    group: Any, fetch: Any,
 ) -> Any:  # fmt: skip
     index = types.intp
-    count, size = taps.count, group.count
+    count, size, fetches = taps.count, group.count, bool(fetch.literal_value)
     signature = types.void(
-        x, index, index, column_offsets, grad, index, index, index, sums, index, index, index, taps, group
+        x, index, index, column_offsets, grad, index, index, index, sums, index, index, index, ahead, taps, group, fetch
     )  # fmt: skip
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -173,13 +174,21 @@ def _group_taps(
         grad = builder.gep(a.data(4), [builder.add(args[5], channel)])
         zero = ir.Constant(vec.type, [0.0] * vec.lanes)
         totals = [cgutils.alloca_once_value(builder, zero) for _ in range(count * size)]
+        of_grad, *of_x = (builder.extract_value(args[12], i) for i in range(3))
         with cgutils.for_range(builder, args[7]) as pixel:
-            gradient = vec.load(grad, builder.mul(pixel.index, args[6]))
+            here = builder.gep(grad, [builder.mul(pixel.index, args[6])])
+            gradient = vec.load(here, _constant(0))
+            if fetches:
+                vec.prefetch(here, of_grad, first_level=False)
             table = builder.gep(a.data(3), [builder.mul(pixel.index, _constant(count))])
             for s in range(count):
                 offset = a.entry(table, _constant(s))
                 outside = builder.icmp_signed("<", offset, _constant(0))
-                value = vec.load(builder.select(outside, zero_page, builder.gep(source, [offset])), _constant(0))
+                there = builder.gep(source, [offset])
+                value = vec.load(builder.select(outside, zero_page, there), _constant(0))
+                if fetches and s == count - 1:
+                    for distance in of_x:
+                        vec.prefetch(there, distance, first_level=False)
                 for i, part in enumerate(a.of_group(value, size)):
                     total = totals[s * size + i]
                     builder.store(vec.multiply_add(part, gradient, builder.load(total)), total)
@@ -194,12 +203,13 @@ def _group_taps(
 
 
 # group_taps(x, zeros, row_offset, column_offsets, grad, grad_start, grad_step, pixels, sums, sums_start, sums_step,
-#            channel, taps, group)
+#            channel, ahead, taps, group, fetch)
 #
 # For s < len(taps), i < g = len(group), both tuples, and lane l of one vector of channels c from `channel`:
 #
 #   sums[sums_start + (s * g + i) * sums_step + l] += sum over j < pixels of
 #       x[row_offset + column_offsets[j * len(taps) + s] + c // g * g + i] * grad[grad_start + j * grad_step + c]
 #
-# where a negative column offset reads x[zeros + c], a page of zeros, instead.
+# where a negative column offset reads x[zeros + c], a page of zeros, instead. With `fetch` (a literal 1 instead of 0)
+# what is ahead[0] from grad, and ahead[1] and ahead[2] from the last tap's x, is fetched into the second-level cache.
 group_taps: Any = _group_taps
