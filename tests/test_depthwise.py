@@ -31,6 +31,11 @@ CASES = {
         f"1x{s}_dilation_is_stride": ((1, 16, 2, 60), (1, s), {"stride": (1, 2), "dilation": (1, 2), "padding": (0, s)})
         for s in (2, 5, 7)
     },
+    # Rows that are fetched ahead; of the gradient as well
+    "long_rows": ((2, 36, 5, 180), (3, 3), {"padding": 1}),
+    "long_rows_stride2": ((1, 36, 6, 360), (3, 3), {"stride": 2, "padding": 1}),
+    "long_rows_stride_beyond_filter": ((1, 100, 7, 70), (1, 2), {"stride": 3, "padding": (0, 1)}),
+    "long_rows_dilated": ((1, 64, 7, 100), (3, 2), {"stride": (1, 2), "padding": (2, 1), "dilation": (2, 1)}),
     **{f"1x{s}_stride2": ((1, 16, 2, 33), (1, s), {"stride": (1, 2), "padding": (0, 3)}) for s in (4, 7, 11)},
 }
 
