@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import cuda, float64, int32, int64
+from numba import cuda, float64, int32, int64, uint32
 
 from ..errors import LabelError, message
 from . import elementwise, errorword, memory
@@ -125,7 +125,7 @@ def _class_loss(way, name):
         begin, workers, first, step = place()
         total, used = float64(0), float64(0)
         position = begin
-        while position < number:  # (a range's length would be a division)
+        while uint32(position) < uint32(number):  # a step after the last position may be 2^31 and more
             label = integer_at(labels, int64(position) * itemsize, itemsize, signed)
             loss = T(0)
             if label != ignore_index:
@@ -165,7 +165,7 @@ def _probability_loss(way, name):
         begin, workers, first, step = place()
         total, used = float64(0), float64(0)
         position = begin
-        while position < number:
+        while uint32(position) < uint32(number):
             outer, i = divided(position, inner, inner_multiplier, inner_shift)
             start = int32(outer * channels * inner + i)
             most = maximum_of(largest(x, start, inner, channels, first, step))
