@@ -7,7 +7,8 @@ never from cpuid, so that code for another CPU can be tested on this one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from llvmlite import ir
@@ -59,6 +60,10 @@ class Vectors:
         constants = [ir.Constant(_INT32, value) for value in (0, 3 if first_level else 2, 1)]  # to read; where; data
         self.builder.call(function, [self.at(pointer, offset), *constants])
 
+    def keep_apart(self) -> None:
+        """At the end of a branch: what it does is not moved to after the branches, though another does the same."""
+        self.builder.call(self._function("llvm.sideeffect", ir.VoidType()), [])
+
     def splat(self, value: Any, of: ir.VectorType | None = None) -> Any:
         undefined = ir.Constant(of or self.type, ir.Undefined)
         first = self.builder.insert_element(undefined, value, ir.Constant(_INT32, 0))
@@ -91,6 +96,19 @@ class Vectors:
         name = f"llvm.masked.store.{self.name}.p0"
         function = self._function(name, ir.VoidType(), self.type, self.pointer, _INT32, self.mask)
         self.builder.call(function, [value, pointer, ir.Constant(_INT32, self.itemsize), mask])
+
+
+@contextlib.contextmanager
+def rolled_loop(builder: Any, count: Any) -> Iterator[Any]:
+    """`cgutils.for_range`, which LLVM does not unroll."""
+    with cgutils.for_range(builder, count) as loop:
+        yield loop
+        latch = builder.basic_block
+    module = builder.module
+    disable = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])
+    identity = ir.values.MDValue(module, [], name=str(len(module.metadata)))
+    identity.operands = (identity, disable)  # LLVM tells loops apart by nodes that name themselves
+    latch.terminator.set_metadata("llvm.loop", identity)
 
 
 def operands(context: Any, builder: Any, signature: Any, args: Any) -> tuple[Vectors, Callable[[int], Any]]:
