@@ -193,13 +193,13 @@ def _emit_tile(builder: Any, vec: Vectors, tile: Tile, t: _TileArguments) -> Non
 def _multiply_lines(
     typing_context: Any, a: Any, a_start: Any, a_rows: Any, row: Any, a_lines: Any, line: Any, a_step: Any,
     b: Any, b_start: Any, b_line: Any, b_step: Any, out: Any, out_start: Any, out_row: Any,
-    lines: Any, length: Any, first: Any, rows: Any, vectors: Any,
+    lines: Any, length: Any, first: Any, ahead: Any, rows: Any, vectors: Any,
 ) -> Any:  # fmt: skip
     tile = Tile(rows.literal_value, vectors.literal_value)
     index = types.intp
     signature = types.void(
         a, index, a_rows, index, a_lines, index, index, b, index, index, index, out, index, index,
-        index, index, types.boolean, rows, vectors,
+        index, index, types.boolean, index, rows, vectors,
     )  # fmt: skip
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -216,7 +216,9 @@ def _multiply_lines(
             shift = builder.load(builder.gep(line_table, [outer.index]))
             rows_here = [builder.gep(row, [shift]) for row in a_rows]
             b_here = builder.gep(b, [builder.add(args[8], builder.mul(outer.index, b_line))])
-            _multiply_add_terms(vec, tile, sums, rows_here, a_step, b_here, b_step, args[15], unroll=False)
+            _multiply_add_terms(
+                vec, tile, sums, rows_here, a_step, b_here, b_step, args[15], unroll=False, ahead=args[17]
+            )
         _store_or_add(vec, tile, sums, builder.gep(out, [args[12]]), args[13], args[16])
         return context.get_dummy_value()
 
@@ -224,13 +226,15 @@ def _multiply_lines(
 
 
 # multiply_lines(a, a_start, a_rows, row, a_lines, line, a_step, b, b_start, b_line, b_step,
-#                out, out_start, out_row, lines, length, first, rows, vectors)
+#                out, out_start, out_row, lines, length, first, ahead, rows, vectors)
 #
 # For m < rows and v < vectors * lanes, with literal rows and vectors:
 #
 #   out[out_start + m * out_row + v] = (0 if first else the value there)
 #       + sum over i < lines, j < length of a[a_start + a_rows[row + m] + a_lines[line + i] + j * a_step]
 #                                         * b[b_start + i * b_line + j * b_step + v]
+#
+# What is `ahead` of each row of b is fetched into the second-level cache, a line of 64 bytes.
 multiply_lines: Any = _multiply_lines
 
 
@@ -285,7 +289,7 @@ def _zero_sums(vec: Vectors, tile: Tile) -> dict[tuple[int, int], Any]:
 
 def _multiply_add_terms(
     vec: Vectors, tile: Tile, sums: dict[tuple[int, int], Any], a_rows: list[Any], a_step: Any, b: Any, b_step: Any,
-    terms: Any, fetch: bool = True, unroll: bool = True,
+    terms: Any, fetch: bool = True, unroll: bool = True, ahead: Any = None,
 ) -> None:  # fmt: skip
     """The innermost loop of every tile: a vector row of b against one value of each row of a.
 
@@ -299,6 +303,8 @@ def _multiply_add_terms(
         row = [vec.load(b_row, _constant(v * vec.lanes)) for v in range(tile.vectors)]
         for v in range(0, tile.vectors if fetch else 0, 64 // VECTOR_BYTES):  # every line of 64 bytes
             vec.prefetch(b_row, builder.add(builder.mul(b_step, _constant(_AHEAD)), _constant(v * vec.lanes)))
+        if ahead is not None:
+            vec.prefetch(b_row, ahead, first_level=False)
         for m in range(tile.rows):
             value = vec.splat(builder.load(builder.gep(a_rows[m], [offset])))
             for v in range(tile.vectors):

@@ -135,7 +135,7 @@ def weight_gradient(
         launch(
             _accumulate, tasks, lines * line_ns,
             planes, grad, sums, plan.row_offsets, chunk.line_offsets, chunk.first_line, chunk.first_line == 0,
-            sizes_of(reduction), plan.tile,
+            sizes_of(reduction), plan.tile, (0,) if reduction.term_step > 1 else (),
         )  # fmt: skip
     parts = -(-reduction.rows // _FINISH_ROWS)
     taps = problem.weight_shape[2] * problem.weight_shape[3]
@@ -224,27 +224,27 @@ def _transpose(first, end, x, planes, row_images, row_inputs, parts, sizes):
 
 @inline
 def _tile(tile, planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums, out_start, block,
-          columns, count, length, first):  # fmt: skip
+          columns, count, length, first, ahead):  # fmt: skip
     if len(tile) == 1:
         lanes = VECTOR_BYTES // planes.itemsize
         if columns > (WIDE_VECTORS - 1) * lanes:
             multiply_lines(planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums,
-                           out_start, block, count, length, first, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+                           out_start, block, count, length, first, ahead, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
         elif WIDE_VECTORS > 3 and columns > 2 * lanes:
             multiply_lines(planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums,
-                           out_start, block, count, length, first, WIDE_ROWS, 3)  # fmt: skip
+                           out_start, block, count, length, first, ahead, WIDE_ROWS, 3)  # fmt: skip
         elif WIDE_VECTORS > 2 and columns > lanes:
             multiply_lines(planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums,
-                           out_start, block, count, length, first, WIDE_ROWS, 2)  # fmt: skip
+                           out_start, block, count, length, first, ahead, WIDE_ROWS, 2)  # fmt: skip
         else:
             multiply_lines(planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums,
-                           out_start, block, count, length, first, WIDE_ROWS, 1)  # fmt: skip
+                           out_start, block, count, length, first, ahead, WIDE_ROWS, 1)  # fmt: skip
     elif len(tile) == 2:
         multiply_lines(planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums,
-                       out_start, block, count, length, first, MIDDLE_ROWS, MIDDLE_VECTORS)  # fmt: skip
+                       out_start, block, count, length, first, ahead, MIDDLE_ROWS, MIDDLE_VECTORS)  # fmt: skip
     else:
         multiply_lines(planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums,
-                       out_start, block, count, length, first, NARROW_ROWS, NARROW_VECTORS)  # fmt: skip
+                       out_start, block, count, length, first, ahead, NARROW_ROWS, NARROW_VECTORS)  # fmt: skip
 
 
 @inline
@@ -261,12 +261,13 @@ def _copy_columns(grad, start, pitch, terms, columns, panel, to, block):
 
 
 @kernel
-def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first_line, initial, sizes, tile):
+def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first_line, initial, sizes, tile, strided):
     """Segment (some lines, or a part of one) > tile of rows: the segment of grad stays in cache."""
     if on_threads_flushing():
         return
     z = unpack(sizes, Reduction)
     tile_rows = rows_of(tile)
+    step = z.term_step if len(strided) > 0 else 1  # known to be 1, it needs no pointer for each row of the tile
     length = min(z.line_length, TERMS)
     most = max(1, TERMS // z.line_length)  # lines of a segment
     rows = local_array(z.run, np.int64)
@@ -291,17 +292,20 @@ def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first
                 terms = min(length, z.line_length - q)
                 b_start = ((first_line + line) * z.line_length + q) * z.out_channels + column
                 b_line, b_step = z.line_length * z.out_channels, z.out_channels
-                b = grad
+                b, next_segment = grad, here * terms * z.out_channels
                 if far or b_start + (here - 1) * b_line + (terms - 1) * b_step + z.block > grad.size:
                     for i in range(here):
                         to = i * terms * z.block
                         _copy_columns(grad, b_start + i * b_line, b_step, terms, columns, panel, to, z.block)
-                    b, b_start, b_line, b_step = panel, 0, terms * z.block, z.block
+                    b, b_start, b_line, b_step, next_segment = panel, 0, terms * z.block, z.block, 0
                 a_start = group * z.depth * z.plane + q * z.term_step
                 for row in range(0, count, tile_rows):
-                    _tile(tile, planes, a_start, rows, row, line_offsets, line, z.term_step,
+                    # Each tile of rows fetches one line of the next segment's pixels, into the second-level cache.
+                    beside = row // tile_rows * (64 // grad.itemsize)
+                    ahead = next_segment + beside if beside < z.block else 0
+                    _tile(tile, planes, a_start, rows, row, line_offsets, line, step,
                           b, b_start, b_line, b_step, sums, out_start + row * z.block, z.block, columns, here, terms,
-                          initial and line == begin and q == 0)  # fmt: skip
+                          initial and line == begin and q == 0, ahead)  # fmt: skip
 
 
 @kernel
