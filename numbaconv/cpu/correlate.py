@@ -137,7 +137,7 @@ def rows_of(tile):
 def multiply(tile, source, a_start, a_offsets, a_table, weight, b_start, b_offsets, b_table, block, out, out_start,
              out_offsets, bias, bias_start, count, outer, inner, first, floor, spills):  # fmt: skip
     if len(tile) == 1:
-        lanes = VECTOR_BYTES // source.itemsize
+        lanes = block // WIDE_VECTORS
         if count > (WIDE_VECTORS - 1) * lanes:
             multiply_tile(source, a_start, a_offsets, a_table, 1, weight, b_start, b_offsets, b_table, block, out,
                           out_start, out_offsets, bias, bias_start, count, outer, inner, first, floor, spills,

@@ -80,9 +80,9 @@ def _multiply_tile(
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vec, data = operands(context, builder, signature, args)
         _emit_tile(builder, vec, tile, _TileArguments(
-            a=builder.gep(data(0), [args[1]]), a_offsets=builder.gep(data(2), [args[3]]), a_step=args[4],
-            b=builder.gep(data(5), [args[6]]), b_offsets=builder.gep(data(7), [args[8]]), b_step=args[9],
-            out=builder.gep(data(10), [args[11]]), out_offsets=data(12),
+            a=vec.opaque(builder.gep(data(0), [args[1]])), a_offsets=vec.opaque(builder.gep(data(2), [args[3]])), a_step=args[4],
+            b=vec.opaque(builder.gep(data(5), [args[6]])), b_offsets=vec.opaque(builder.gep(data(7), [args[8]])), b_step=args[9],
+            out=vec.opaque(builder.gep(data(10), [args[11]])), out_offsets=data(12),
             initial=builder.gep(data(13), [args[14]]),
             columns=args[15], outer=args[16], inner=args[17], first=args[18], floor=args[19], spills=args[20],
         ))  # fmt: skip
@@ -136,9 +136,6 @@ def _emit_tile(builder: Any, vec: Vectors, tile: Tile, t: _TileArguments) -> Non
     ]
     out_at = {(m, v): vec.at(out_rows[m], _constant(v * vec.lanes)) for m, v in every}
 
-    def masks() -> list[Any]:  # where they are needed: mostly nowhere
-        return [vec.first_lanes(t.columns, v * vec.lanes) for v in range(tile.vectors)]
-
     with cgutils.for_range(builder, t.outer) as outer:
         table = builder.mul(outer.index, _constant(tile.rows))
         a_rows = []
@@ -148,45 +145,38 @@ def _emit_tile(builder: Any, vec: Vectors, tile: Tile, t: _TileArguments) -> Non
         b_row = builder.gep(t.b, [builder.load(builder.gep(t.b_offsets, [outer.index]))])
         _multiply_add_terms(vec, tile, sums, a_rows, t.a_step, b_row, t.b_step, t.inner)
 
-    # What the sums are added to: the outer sum, whose terms are whole segments.
-    with builder.if_else(t.first) as (then, otherwise):
-        with then:
-            start = [vec.load(t.initial, _constant(v * vec.lanes)) for v in range(tile.vectors)]
-            for m, v in every:
-                builder.store(builder.fadd(builder.load(sums[m, v]), start[v]), sums[m, v])
-        with otherwise:
-            of_columns = masks()
-            for m, v in every:
-                before = vec.masked_load(out_at[m, v], of_columns[v])
-                builder.store(builder.fadd(builder.load(sums[m, v]), before), sums[m, v])
-            vec.keep_apart()  # else LLVM adds what both branches loaded after them, from copies on the stack
-
+    # What the sums are added to: the outer sum, whose terms are whole segments. Where it lies is chosen, not what is
+    # loaded: of a branch with loads for either LLVM makes one addition, and copies on the stack for it to read.
+    before = [builder.select(t.first, t.initial, row) for row in out_rows]
     floor = vec.splat(t.floor)
-    for place in every:
-        builder.store(vec.at_least(builder.load(sums[place]), floor), sums[place])
 
-    def store_rows(first: int, end: int) -> None:
-        for m, v in every:
-            if first <= m < end:
-                builder.store(builder.load(sums[m, v]), out_at[m, v], align=vec.itemsize)
-
-    def store_columns(first: int, end: int) -> None:
-        of_columns = masks()
-        for m, v in every:
-            if first <= m < end:
-                vec.masked_store(builder.load(sums[m, v]), out_at[m, v], of_columns[v])
+    def result(m: int, v: int, more: Any) -> Any:
+        return vec.at_least(builder.fadd(builder.load(sums[m, v]), more), floor)
 
     full = builder.icmp_signed("==", t.columns, _constant(tile.vectors * vec.lanes))
-    with builder.if_else(builder.or_(full, t.spills)) as (then, otherwise):
-        with then:
-            store_rows(0, tile.rows - 1)
-        with otherwise:
-            store_columns(0, tile.rows - 1)
     with builder.if_else(full) as (then, otherwise):
         with then:
-            store_rows(tile.rows - 1, tile.rows)
+            # All of them first: rows that repeat the last one must not find its new value.
+            totals = {(m, v): result(m, v, vec.load(before[m], _constant(v * vec.lanes))) for m, v in every}
+            for place, total in totals.items():
+                builder.store(total, out_at[place], align=vec.itemsize)
         with otherwise:
-            store_columns(tile.rows - 1, tile.rows)
+            masks = [vec.first_lanes(t.columns, v * vec.lanes) for v in range(tile.vectors)]
+            totals = {
+                (m, v): result(m, v, vec.masked_load(vec.at(before[m], _constant(v * vec.lanes)), masks[v]))
+                for m, v in every
+            }
+            above = [(m, v) for m, v in every if m < tile.rows - 1]
+            with builder.if_else(t.spills) as (whole, masked):
+                with whole:
+                    for place in above:
+                        builder.store(totals[place], out_at[place], align=vec.itemsize)
+                with masked:
+                    for m, v in above:
+                        vec.masked_store(totals[m, v], out_at[m, v], masks[v])
+            for v in range(tile.vectors):
+                m = tile.rows - 1
+                vec.masked_store(totals[m, v], out_at[m, v], masks[v])
 
 
 @intrinsic(prefer_literal=True)

@@ -60,9 +60,14 @@ class Vectors:
         constants = [ir.Constant(_INT32, value) for value in (0, 3 if first_level else 2, 1)]  # to read; where; data
         self.builder.call(function, [self.at(pointer, offset), *constants])
 
-    def keep_apart(self) -> None:
-        """At the end of a branch: what it does is not moved to after the branches, though another does the same."""
-        self.builder.call(self._function("llvm.sideeffect", ir.VoidType()), [])
+    def opaque(self, pointer: Any) -> Any:
+        """The same pointer, of which LLVM does not know how it came about.
+
+        Loops around the code that uses it then keep no pointers of their own to each place it will read.
+        """
+        function = self._function("llvm.launder.invariant.group.p0", self.pointer, self.pointer)
+        same = self.builder.call(function, [self.builder.bitcast(pointer, self.pointer)])
+        return self.builder.bitcast(same, pointer.type)
 
     def splat(self, value: Any, of: ir.VectorType | None = None) -> Any:
         undefined = ir.Constant(of or self.type, ir.Undefined)
