@@ -140,7 +140,7 @@ def _grid(
         out_start=out[3], out_image=out[0], out_row=out[1], out_column=out[2],
         groups=packing.groups, depth=packing.depth, group_depth=group_depth, width=packing.width,
         blocks=cut.blocks, block=cut.block, weight_block=taps * packing.depth * cut.block,
-        chunk=chunk_size(rows * columns, cut.rows), inside=0,
+        chunk=chunk_size(rows * columns, cut.rows),
     )  # fmt: skip
 
 
@@ -172,7 +172,6 @@ def _folded(grid: Grid, taps: _Taps, columns: Columns, packing: Packing, filter_
         depth=s * packing.depth,
         source_height=grid.source_height + top + bottom,
         source_width=grid.source_width + left + right,
-        inside=1,
     )
     table = [(h + top, taps.columns[0][0] + left, row) for row, (h, _) in enumerate(taps.rows)]
     tap_offsets = np.array([i * s + j for _, i in taps.rows for _, j in taps.columns], np.int64)
