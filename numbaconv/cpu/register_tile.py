@@ -79,10 +79,14 @@ def _multiply_tile(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vec, data = operands(context, builder, signature, args)
+
+        def at(array: int) -> Any:
+            """Where the array at a position begins, with the start that is the argument after it."""
+            return vec.opaque(builder.gep(data(array), [args[array + 1]]))
+
         _emit_tile(builder, vec, tile, _TileArguments(
-            a=vec.opaque(builder.gep(data(0), [args[1]])), a_offsets=vec.opaque(builder.gep(data(2), [args[3]])), a_step=args[4],
-            b=vec.opaque(builder.gep(data(5), [args[6]])), b_offsets=vec.opaque(builder.gep(data(7), [args[8]])), b_step=args[9],
-            out=vec.opaque(builder.gep(data(10), [args[11]])), out_offsets=data(12),
+            a=at(0), a_offsets=at(2), a_step=args[4], b=at(5), b_offsets=at(7), b_step=args[9],
+            out=at(10), out_offsets=data(12),
             initial=builder.gep(data(13), [args[14]]),
             columns=args[15], outer=args[16], inner=args[17], first=args[18], floor=args[19], spills=args[20],
         ))  # fmt: skip
