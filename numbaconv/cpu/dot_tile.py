@@ -18,15 +18,28 @@ from .simd import VECTOR_BYTES, Vectors
 _INT = ir.IntType(64)
 
 
-def _add_lanes(vec: Vectors, value: Any) -> Any:
-    """The sum of a vector's lanes, halves upon halves: one order, whatever the target."""
-    builder, width = vec.builder, vec.lanes
+def _add_lanes(vec: Vectors, values: list[Any]) -> list[Any]:
+    """The sums of the lanes of 1, 2, 4 or 8 vectors, side by side in as few vectors as hold them.
+
+    Halves upon halves: one order, whatever the target. Two vectors of halves are one whole vector, so that eight sums
+    take 23 instructions instead of 72.
+    """
+    builder, each, width = vec.builder, 1, vec.lanes  # sums in a vector, and lanes of each
     while width > 1:
         width //= 2
-        kind = ir.VectorType(ir.IntType(32), width)
-        low, high = (ir.Constant(kind, list(range(start, start + width))) for start in (0, width))
-        value = builder.fadd(builder.shuffle_vector(value, value, low), builder.shuffle_vector(value, value, high))
-    return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+        whole = len(values) > 1
+        starts = range(0, 2 * each * width * (2 if whole else 1), 2 * width)
+        low, high = (
+            ir.Constant(
+                ir.VectorType(ir.IntType(32), len(starts) * width),
+                [start + lane for start in starts for lane in range(half, half + width)],
+            )
+            for half in (0, width)
+        )
+        pairs = zip(values[::2], values[1::2] if whole else values, strict=True)
+        values = [builder.fadd(builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high)) for a, b in pairs]
+        each *= 2 if whole else 1
+    return values
 
 
 @intrinsic(prefer_literal=True)
@@ -67,10 +80,20 @@ def _dot_tile(
         with builder.if_then(builder.icmp_signed(">", rest, ir.Constant(_INT, 0))):
             mask = vec.first_lanes(rest, 0)
             add_products(*([vec.masked_load(vec.at(row, at), mask) for row in side] for side in (a_rows, b_rows)))
-        for m, k in every:
+        totals = _add_lanes(vec, [builder.load(sums[place]) for place in every])
+        each = len(every) // len(totals)
+        together = min(size[1], each)  # stored at once
+        kind = ir.VectorType(vec.type.element, together)
+        for first in range(0, len(every), together):
+            m, k = every[first]
             place = builder.gep(_row(builder, data(7), args[8], args[9], m), [ir.Constant(_INT, k)])
-            before = builder.select(args[10], ir.Constant(vec.type.element, 0.0), builder.load(place))
-            builder.store(builder.fadd(before, _add_lanes(vec, builder.load(sums[m, k]))), place)
+            place = builder.bitcast(place, kind.as_pointer())
+            lanes = [first % each + i for i in range(together)]
+            here = totals[first // each]
+            here = builder.shuffle_vector(here, here, ir.Constant(ir.VectorType(ir.IntType(32), together), lanes))
+            before = builder.load(place, align=vec.itemsize)
+            before = builder.select(args[10], ir.Constant(kind, [0.0] * together), before)
+            builder.store(builder.fadd(before, here), place, align=vec.itemsize)
         return context.get_dummy_value()
 
     return signature, codegen

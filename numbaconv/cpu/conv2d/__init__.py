@@ -6,7 +6,7 @@ import numpy as np
 
 from ...algorithm import forced
 from ...shapes import Conv2dProblem
-from ..layout import CHANNELS_LAST, channels_last, dense, in_layout, layout_of
+from ..layout import CHANNELS_LAST, channels_last, dense, dense_in, in_layout, layout_of
 from ..memory import temporaries
 from ..reduce import channel_sums
 from .algorithm import Algorithm, Packed
@@ -31,16 +31,22 @@ def conv2d(
 ) -> np.ndarray:
     algorithm = choose(problem, "forward", forced())
     packed = algorithm.pack_weight(problem, weight, bias, False)
-    return _forward(algorithm, problem, x, packed, relu, layout_of(x))
+    return _forward(algorithm, problem, x, packed, relu)
 
 
 def _forward(
-    algorithm: Algorithm, problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool, layout: str
+    algorithm: Algorithm, problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool, layout: str | None = None
 ) -> np.ndarray:
+    """The result in `layout`, or in that of x."""
+    x, layout_of_x = dense_in(x)
+    if layout is None:
+        layout = layout_of_x
+        if algorithm.keeps_layout:
+            return algorithm.forward(problem, x, packed, relu)
     if layout == CHANNELS_LAST or x.size < _SMALL:
-        return in_layout(algorithm.forward(problem, dense(x), packed, relu), layout)
+        return in_layout(algorithm.forward(problem, x, packed, relu), layout)
     with temporaries():
-        out = algorithm.forward(problem, dense(x), packed, relu)
+        out = algorithm.forward(problem, x, packed, relu)
     return in_layout(out, layout)
 
 
@@ -60,7 +66,7 @@ class PreparedConv2d:
         packed = self._packed.get(algorithm.name)
         if packed is None:  # two threads may both do it: the results are the same
             packed = self._packed[algorithm.name] = algorithm.pack_weight(problem, self._weight, self._bias, True)
-        return _forward(algorithm, problem, x, packed, relu, layout or layout_of(x))
+        return _forward(algorithm, problem, x, packed, relu, layout)
 
 
 def prepare_conv2d(weight: np.ndarray, bias: np.ndarray | None) -> PreparedConv2d:

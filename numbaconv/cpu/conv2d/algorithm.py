@@ -21,7 +21,7 @@ class Algorithm(NamedTuple):
     The forward pass has two steps, so that the first can be done once: ``pack_weight(problem, weight, bias, kept)``,
     whose result depends on the layer and not on the size of x, and is scratch, gone at the next call, unless `kept`;
     and ``forward(problem, x, packed, relu)``, whose x is dense and whose result is dense in either order, as comes
-    naturally: `conv2d` brings it into that of x.
+    naturally: `conv2d` brings it into that of x. One that always comes in that of x says so (`keeps_layout`).
     """
 
     name: str
@@ -31,3 +31,4 @@ class Algorithm(NamedTuple):
     backward_input: Callable[[Conv2dProblem, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray] | Any
     backward_weight: Callable[[Conv2dProblem, np.ndarray, np.ndarray], np.ndarray] | Any
     pays: Callable[[Conv2dProblem, str], str] = lambda problem, direction: ""
+    keeps_layout: bool = False

@@ -109,8 +109,9 @@ def copy_patches(x, start, pixel, count, z, offsets, patches, pitch):
         top, left = p * z.stride_h - z.top, q * z.stride_w - z.left
         first = start + top * z.x_row + left * z.x_pixel
         if _inside(top, left, z):
-            for i in range(offsets.size):
-                patches[row * pitch + i] = x[first + offsets[i]]
+            patch = patches[row * pitch :]
+            for i in range(np.uint64(offsets.size)):  # unsigned: an index that may be negative takes three instructions
+                patch[i] = x[np.uint64(first + offsets[i])]
         else:
             i = 0
             for _ in range(z.channels):
