@@ -155,3 +155,31 @@ def test_copies_between_the_orders(channels, size, dtype, rng, monkeypatch):
     np.testing.assert_array_equal(back, x)
     padded = layout.padded_channels_last(x, (1, 0, 2, 3), "padded").reshape(3, size[0] + 1, size[1] + 5, channels)
     np.testing.assert_array_equal(padded, np.pad(x.transpose(0, 2, 3, 1), ((0, 0), (1, 0), (2, 3), (0, 0))))
+
+
+def test_large_results_use_memory_again_when_nobody_holds_it():
+    shape = (9 << 20,)  # 36 MB
+    first = memory.empty(shape, np.dtype(np.float32))
+    place = first.ctypes.data
+    second = memory.empty(shape, np.dtype(np.float32))
+    assert second.ctypes.data != place
+    view = first[5:]
+    del first
+    assert memory.empty(shape, np.dtype(np.float32)).ctypes.data != place  # the view holds it
+    del view
+    assert memory.empty(shape, np.dtype(np.float32)).ctypes.data == place
+
+
+def test_a_capped_pool_lets_go_of_what_nobody_uses():
+    pool, float32 = memory.BufferPool(1 << 20), np.dtype(np.float32)
+    held = pool.empty((1 << 17,), float32)
+    place = held.ctypes.data
+    pool.empty((100_000,), float32)
+    assert pool.nbytes > 900_000
+    pool.empty((120_000,), float32)  # in place of the second
+    assert (1 << 19) + 480_000 <= pool.nbytes <= 1 << 20
+    pool.empty((1 << 20,), float32)  # more than it may hold: not kept, and nothing goes for it
+    assert (1 << 19) + 480_000 <= pool.nbytes <= 1 << 20
+    held[:] = 1
+    assert pool.empty((1 << 17,), float32).ctypes.data != place
+    assert (held == 1).all()

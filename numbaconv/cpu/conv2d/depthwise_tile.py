@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from ..simd import VECTOR_BYTES, Vectors
+from ..simd import VECTOR_BYTES, Vectors, rolled_loop
 
 # Columns of a filter that are added at once, by channels a group: their weights stay in registers, beside 8 sums.
 # With fewer, x waits for the second-level cache: 7x7 took 10 cycles for 8 multiply-adds.
@@ -156,60 +156,97 @@ group_run: Any = _group_run
 
 @intrinsic(prefer_literal=True)
 def _group_taps(
-    typing_context: Any, x: Any, zeros: Any, row_offset: Any, column_offsets: Any, grad: Any, grad_start: Any,
-    grad_step: Any, pixels: Any, sums: Any, sums_start: Any, sums_step: Any, channel: Any, ahead: Any, taps: Any,
-    group: Any, fetch: Any,
+    typing_context: Any, x: Any, zeros: Any, row_offset: Any, column_offsets: Any, inside: Any, steps: Any, grad: Any,
+    grad_start: Any, grad_step: Any, pixels: Any, sums: Any, sums_start: Any, sums_step: Any, channel: Any, ahead: Any,
+    taps: Any, group: Any, strided: Any, fetch: Any,
 ) -> Any:  # fmt: skip
     index = types.intp
-    count, size, fetches = taps.count, group.count, bool(fetch.literal_value)
+    count, size, shared, fetches = taps.count, group.count, strided.count == 0, bool(fetch.literal_value)
     signature = types.void(
-        x, index, index, column_offsets, grad, index, index, index, sums, index, index, index, ahead, taps, group, fetch
+        x, index, index, column_offsets, inside, steps, grad, index, index, index, sums, index, index, index, ahead,
+        taps, group, strided, fetch,
     )  # fmt: skip
+    # A sum is added to every fourth cycle at most: of few taps there are two for each, of every other pixel.
+    sets = 2 if 2 * count * size <= (16 if VECTOR_BYTES == 64 else 8) else 1
+    together = 4 if shared and count * size <= 8 else 2
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         a = _Arguments(context, builder, signature, args)
-        vec, channel = a.vec, args[11]
+        vec, channel = a.vec, args[13]
+        first, end = (builder.extract_value(args[4], i) for i in range(2))
+        x_step, tap_step = (builder.extract_value(args[5], i) for i in range(2))
+        of_grad, *of_x = (builder.extract_value(args[14], i) for i in range(3))
         x = builder.gep(a.data(0), [channel])
         zero_page, source = builder.gep(x, [args[1]]), builder.gep(x, [args[2]])
-        grad = builder.gep(a.data(4), [builder.add(args[5], channel)])
+        grad = builder.gep(a.data(6), [builder.add(args[7], channel)])
         zero = ir.Constant(vec.type, [0.0] * vec.lanes)
-        totals = [cgutils.alloca_once_value(builder, zero) for _ in range(count * size)]
-        of_grad, *of_x = (builder.extract_value(args[12], i) for i in range(3))
-        with cgutils.for_range(builder, args[7]) as pixel:
-            here = builder.gep(grad, [builder.mul(pixel.index, args[6])])
-            gradient = vec.load(here, _constant(0))
+        totals = [[cgutils.alloca_once_value(builder, zero) for _ in range(count * size)] for _ in range(sets)]
+
+        def gradient_of(pixel: Any) -> Any:
+            here = builder.gep(grad, [builder.mul(pixel, args[8])])
             if fetches:
                 vec.prefetch(here, of_grad, first_level=False)
-            table = builder.gep(a.data(3), [builder.mul(pixel.index, _constant(count))])
-            for s in range(count):
-                offset = a.entry(table, _constant(s))
-                outside = builder.icmp_signed("<", offset, _constant(0))
-                there = builder.gep(source, [offset])
-                value = vec.load(builder.select(outside, zero_page, there), _constant(0))
+            return vec.load(here, _constant(0))
+
+        def add(there: Any, pairs: list[tuple[int, int, Any]]) -> None:
+            """The vector of x there, times gradients, to sums: of (set, tap, gradient)."""
+            parts = a.of_group(vec.load(there, _constant(0)), size)
+            for which, s, gradient in pairs:
                 if fetches and s == count - 1:
                     for distance in of_x:
                         vec.prefetch(there, distance, first_level=False)
-                for i, part in enumerate(a.of_group(value, size)):
-                    total = totals[s * size + i]
+                for part, total in zip(parts, totals[which][s * size : (s + 1) * size], strict=True):
                     builder.store(vec.multiply_add(part, gradient, builder.load(total)), total)
-        out = builder.gep(a.data(8), [args[9]])
-        for s, total in enumerate(totals):
-            place = vec.at(out, builder.mul(args[10], _constant(s)))
-            before = builder.load(place, align=vec.itemsize)
-            builder.store(builder.fadd(before, builder.load(total)), place, align=vec.itemsize)
+
+        blocks = builder.sdiv(builder.sub(end, first), _constant(together))
+        blocks = builder.select(builder.icmp_signed(">", blocks, _constant(0)), blocks, _constant(0))
+        within = builder.mul(blocks, _constant(together))
+        with rolled_loop(builder, builder.sub(args[9], within)) as loop:  # pixels that may be at a border
+            before = builder.icmp_signed("<", loop.index, first)
+            pixel = builder.select(before, loop.index, builder.add(loop.index, within))
+            gradient = gradient_of(pixel)
+            table = builder.gep(a.data(3), [builder.mul(pixel, _constant(count))])
+            for s in range(count):
+                offset = a.entry(table, _constant(s))
+                outside = builder.icmp_signed("<", offset, _constant(0))
+                add(builder.select(outside, zero_page, builder.gep(source, [offset])), [(0, s, gradient)])
+        with builder.if_then(builder.icmp_signed(">", blocks, _constant(0))):
+            start = builder.gep(source, [a.entry(a.data(3), builder.mul(first, _constant(count)))])
+            with rolled_loop(builder, blocks) as block:
+                ahead = builder.mul(block.index, _constant(together))
+                gradients = [gradient_of(builder.add(builder.add(first, ahead), _constant(j))) for j in range(together)]
+                here = builder.gep(start, [builder.mul(ahead, x_step)])
+                for place in range(together + count - 1 if shared else together):
+                    there = builder.gep(here, [builder.mul(x_step, _constant(place))])
+                    if shared:
+                        taps = range(max(0, place - together + 1), min(count, place + 1))
+                        add(there, [((place - s) % sets, s, gradients[place - s]) for s in taps])
+                        continue
+                    for s in range(count):
+                        add(builder.gep(there, [builder.mul(tap_step, _constant(s))]),
+                            [(place % sets, s, gradients[place])])  # fmt: skip
+        out = builder.gep(a.data(10), [args[11]])
+        for s in range(count * size):
+            place = vec.at(out, builder.mul(args[12], _constant(s)))
+            total = builder.load(place, align=vec.itemsize)
+            for one in totals:
+                total = builder.fadd(total, builder.load(one[s]))
+            builder.store(total, place, align=vec.itemsize)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-# group_taps(x, zeros, row_offset, column_offsets, grad, grad_start, grad_step, pixels, sums, sums_start, sums_step,
-#            channel, ahead, taps, group, fetch)
+# group_taps(x, zeros, row_offset, column_offsets, inside, steps, grad, grad_start, grad_step, pixels, sums, sums_start,
+#            sums_step, channel, ahead, taps, group, strided, fetch)
 #
 # For s < len(taps), i < g = len(group), both tuples, and lane l of one vector of channels c from `channel`:
 #
 #   sums[sums_start + (s * g + i) * sums_step + l] += sum over j < pixels of
 #       x[row_offset + column_offsets[j * len(taps) + s] + c // g * g + i] * grad[grad_start + j * grad_step + c]
 #
-# where a negative column offset reads x[zeros + c], a page of zeros, instead. With `fetch` (a literal 1 instead of 0)
-# what is ahead[0] from grad, and ahead[1] and ahead[2] from the last tap's x, is fetched into the second-level cache.
+# where a negative column offset reads x[zeros + c], a page of zeros, instead. Pixels inside[0] <= j < inside[1] have
+# none; for them it grows by steps[0] from j to j + 1, and by steps[1] from s to s + 1. `strided` is a tuple, empty if
+# these are the same: then each vector of x is loaded once for all taps. With `fetch` (a literal 1 instead of 0) what is
+# ahead[0] from grad, and ahead[1] and ahead[2] from the last tap's x, is fetched into the second-level cache.
 group_taps: Any = _group_taps

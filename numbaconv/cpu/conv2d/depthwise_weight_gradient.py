@@ -42,6 +42,9 @@ class _Window(NamedTuple):
     dilation: int
     top: int
     lines: int
+    inside_first: int  # pixels of a row from here ...
+    inside_end: int  # ... to before here touch no border
+    tap_step: int  # elements of x from tap to tap
 
 
 @functools.lru_cache(maxsize=1024)
@@ -53,7 +56,8 @@ def _plan(problem: Conv2dProblem) -> tuple[_Window, np.ndarray]:
     (sh, sw), (dh, dw), (top, _, left, _) = problem.stride, problem.dilation, problem.padding
     read = [j * sw - left + tap * dw for j in range(q) for tap in range(s)]
     offsets = np.array([column * c if 0 <= column < w else -1 for column in read], np.int64)
-    return _Window(c, h, w, p, q, r, sh, sw, dh, top, n * p), offsets
+    end = min(q, (w - 1 + left - (s - 1) * dw) // sw + 1)
+    return _Window(c, h, w, p, q, r, sh, sw, dh, top, n * p, min(-(-left // sw), q), end, dw * c), offsets
 
 
 def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -65,7 +69,8 @@ def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarr
     page = zeros(window.channels, x.dtype)
     distance = (address_of(page) - address_of(source)) // x.itemsize
     sums = scratch("sums", _SPLITS * size, x.dtype)
-    args = flat(channels_last(grad_output)), source, distance, sums, offsets, window, (0,) * s, (0,) * group
+    strided = () if window.column_stride * window.channels == window.tap_step else (0,)
+    args = flat(channels_last(grad_output)), source, distance, sums, offsets, window, (0,) * s, (0,) * group, strided
     launch(_accumulate, _SPLITS, problem.multiply_adds * 0.03, *args)
     out = empty(problem.weight_shape, x.dtype)
     with np.errstate(all="ignore"):
@@ -75,7 +80,7 @@ def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarr
 
 
 @kernel
-def _accumulate(first, end, grad, x, zeros, sums, offsets, z, taps, group):
+def _accumulate(first, end, grad, x, zeros, sums, offsets, z, taps, group, strided):
     """Task: a run of rows of pixels. sums: [split][r][s][channel of its group][k]."""
     if on_threads_flushing():
         return
@@ -88,6 +93,7 @@ def _accumulate(first, end, grad, x, zeros, sums, offsets, z, taps, group):
     fetches = source_row >= LONG_ROW
     below = z.stride * source_row
     ahead = z.out_width * z.channels, below, below - z.channels if z.column_stride > 1 else below
+    inside, steps = (z.inside_first, z.inside_end), (z.column_stride * z.channels, z.tap_step)
     for task in range(first, end):
         total = sums[task * size : (task + 1) * size]
         total[:] = 0
@@ -104,17 +110,17 @@ def _accumulate(first, end, grad, x, zeros, sums, offsets, z, taps, group):
                 # The next row of pixels is the first to read what lies `stride` rows below these.
                 if fetches and r + z.stride >= z.filter_height:
                     for c in range(0, z.channels - lanes + 1, lanes):
-                        group_taps(x, zeros, row, offsets, grad, grad_start, z.channels, z.out_width,
-                                   total, to + c, z.channels, c, ahead, taps, group, 1)  # fmt: skip
+                        group_taps(x, zeros, row, offsets, inside, steps, grad, grad_start, z.channels, z.out_width,
+                                   total, to + c, z.channels, c, ahead, taps, group, strided, 1)  # fmt: skip
                 else:
                     for c in range(0, z.channels - lanes + 1, lanes):
-                        group_taps(x, zeros, row, offsets, grad, grad_start, z.channels, z.out_width,
-                                   total, to + c, z.channels, c, ahead, taps, group, 0)  # fmt: skip
+                        group_taps(x, zeros, row, offsets, inside, steps, grad, grad_start, z.channels, z.out_width,
+                                   total, to + c, z.channels, c, ahead, taps, group, strided, 0)  # fmt: skip
                 if rest > 0:
                     # A vector that overlaps the last whole one; of its sums, those behind that are added.
                     tail[:] = 0
-                    group_taps(x, zeros, row, offsets, grad, grad_start, z.channels, z.out_width,
-                               tail, 0, lanes, z.channels - lanes, ahead, taps, group, 0)  # fmt: skip
+                    group_taps(x, zeros, row, offsets, inside, steps, grad, grad_start, z.channels, z.out_width,
+                               tail, 0, lanes, z.channels - lanes, ahead, taps, group, strided, 0)  # fmt: skip
                     for s in range(row_sums):
                         for lane in range(lanes - rest, lanes):
                             total[to + s * z.channels + z.channels - lanes + lane] += tail[s * lanes + lane]
