@@ -36,6 +36,10 @@ QUICK_ROWS = (
 )  # fmt: skip
 
 
+_MOST_STARTS = 8  # of a library that crashes
+_ENDED = "its process ended"
+
+
 class Process:
     """A worker: asked one job at a time."""
 
@@ -53,30 +57,45 @@ class Process:
         environment = {**os.environ, **TARGETS[target]}
         if target != NATIVE:
             environment["NUMBA_CACHE_DIR"] = cache  # what comes from a cache cannot be inspected
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self.name = provider
-        self.process = subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
+        self._command, self._environment = command, environment
+        self._starts = 0
+        self._start()
+
+    def _start(self) -> None:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(  # type: ignore[call-overload]
+            self._command, env=self._environment, text=True, start_new_session=True, **pipes
+        )
+        self._starts += 1
         answer = self._read()
         self.version, self.skipped = answer.get("version"), answer.get("skipped")
 
     def _read(self) -> dict[str, Any]:
         line = self.process.stdout.readline()
-        return json.loads(line) if line else {"skipped": f"its process ended with {self.process.wait()}"}
+        return json.loads(line) if line else {"skipped": f"{_ENDED} with {self.process.wait()}"}
 
     def ask(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Its answer, or why there is none."""
+        """Its answer, or why there is none. A library that crashed is started again, and asked once more."""
+        answer = self._ask(job)
+        if self.skipped or self.process.poll() is None:
+            return answer
+        crashed = answer.get("skipped", "").startswith(_ENDED)
+        if not crashed or self._starts == _MOST_STARTS:
+            self.skipped = answer.get("skipped", _ENDED)
+            return answer
+        self._start()
+        return self._ask(job)
+
+    def _ask(self, job: dict[str, Any]) -> dict[str, Any]:
         if self.skipped:
             return {"skipped": self.skipped}
         try:
             self.process.stdin.write(json.dumps(job) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            self.skipped = "its process ended"
-            return {"skipped": self.skipped}
-        answer = self._read()
-        if self.process.poll() is not None:
-            self.skipped = answer.get("skipped", "its process ended")
-        return answer
+            return {"skipped": f"{_ENDED} with {self.process.wait()}"}
+        return self._read()
 
     def stop(self) -> None:
         """Ends the process."""
