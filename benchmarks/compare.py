@@ -36,7 +36,7 @@ QUICK_ROWS = (
 )  # fmt: skip
 
 
-_MOST_STARTS = 8  # of a library that crashes
+_MOST_CRASHES = 8  # of a library, which is left out from then on
 _ENDED = "its process ended"
 
 
@@ -59,7 +59,8 @@ class Process:
             environment["NUMBA_CACHE_DIR"] = cache  # what comes from a cache cannot be inspected
         self.name = provider
         self._command, self._environment = command, environment
-        self._starts = 0
+        self._again = provider != OURS and target == NATIVE
+        self.crashes = 0
         self._start()
 
     def _start(self) -> None:
@@ -67,7 +68,6 @@ class Process:
         self.process = subprocess.Popen(  # type: ignore[call-overload]
             self._command, env=self._environment, text=True, start_new_session=True, **pipes
         )
-        self._starts += 1
         answer = self._read()
         self.version, self.skipped = answer.get("version"), answer.get("skipped")
 
@@ -76,12 +76,16 @@ class Process:
         return json.loads(line) if line else {"skipped": f"{_ENDED} with {self.process.wait()}"}
 
     def ask(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Its answer, or why there is none. A library that crashed is started again, and asked once more."""
+        """Its answer, or why there is none. A library that crashed is started again, and asked once more.
+
+        Not ours, whose crash must be seen; nor on a target, where what the first process compiled is in the cache.
+        """
         answer = self._ask(job)
         if self.skipped or self.process.poll() is None:
             return answer
         crashed = answer.get("skipped", "").startswith(_ENDED)
-        if not crashed or self._starts == _MOST_STARTS:
+        self.crashes += crashed
+        if not crashed or not self._again or self.crashes == _MOST_CRASHES:
             self.skipped = answer.get("skipped", _ENDED)
             return answer
         self._start()
@@ -163,6 +167,7 @@ def measure(arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
         for worker in workers.values():
             worker.stop()
         cache.cleanup()
+    result["crashes"] = {name: w.crashes for name, w in workers.items() if w.crashes}
     return result
 
 

@@ -83,6 +83,7 @@ def markdown(result: dict[str, Any]) -> str:
         "faster. In parentheses the relative L2 error against float64.",
         "",
         "; ".join(f"{name} {version}" for name, version in result.get("versions", {}).items()),
+        *(f"\nCrashes of {name}: {crashes}." for name, crashes in result.get("crashes", {}).items()),
     ]
     lines += _summary(result)
     for kind in KINDS:

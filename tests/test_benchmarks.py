@@ -215,7 +215,7 @@ def test_training_steps_are_checked_against_pytorch_in_float64(tmp_path, monkeyp
 
 def test_a_worker_that_dies_is_started_again_and_in_the_end_reported(monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(compare, "_MOST_STARTS", 2)
+    monkeypatch.setattr(compare, "_MOST_CRASHES", 2)
     job = {"group": "conv", "row": "odd_17_to_5", "kind": "forward", "layout": "channels_first", "dtype": "float32",
            "seconds": 0.001}  # fmt: skip
     worker = compare.Process("numpy_im2col", 1)
@@ -227,6 +227,16 @@ def test_a_worker_that_dies_is_started_again_and_in_the_end_reported(monkeypatch
     worker.process.wait()
     assert "ended" in worker.ask(job)["skipped"]
     assert "ended" in worker.ask(job)["skipped"]
+    assert worker.crashes == 2
+
+
+def test_a_crash_of_our_own_is_not_made_good(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    worker = compare.Process("numbaconv", 1)
+    worker.process.kill()
+    worker.process.wait()
+    assert "ended" in worker.ask({"row": "seed_5x5"})["skipped"]
+    assert "ended" in worker.ask({"row": "seed_5x5"})["skipped"]
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="registers of x86-64")

@@ -30,6 +30,19 @@ from .im2col_patches import Sizes, copy_patches, patch_offsets, pays, sizes_for
 _MOST_TERMS = 2048  # 512 a lane of the narrowest vectors
 
 
+class _Plan(NamedTuple):
+    sizes: np.ndarray
+    out_shape: Shape4  # as it lies in memory
+    work_ns: float
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(problem: Conv2dProblem, layout: str) -> _Plan:
+    n, k, p, q = problem.output_shape
+    out_shape = (n, k, p, q) if layout == CHANNELS_FIRST else (n, p, q, k)
+    return _Plan(sizes_for(problem, layout, layout), out_shape, problem.multiply_adds * 0.3)
+
+
 def supports(problem: Conv2dProblem) -> str:
     terms = problem.weight_shape[1] * problem.weight_shape[2] * problem.weight_shape[3]
     return f"{terms} terms, more than {_MOST_TERMS}" if terms > _MOST_TERMS else im2col_patches.supports(problem)
@@ -49,19 +62,6 @@ def forward(problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -
     args = flat(x), packed.weight, packed.bias, out.ravel(), plan.sizes, lowest(relu, x.dtype)
     launch(_convolve, x.shape[0], plan.work_ns, *args)
     return out if layout == CHANNELS_FIRST else out.transpose(0, 3, 1, 2)
-
-
-class _Plan(NamedTuple):
-    sizes: np.ndarray
-    out_shape: Shape4  # as it lies in memory
-    work_ns: float
-
-
-@functools.lru_cache(maxsize=4096)
-def _plan(problem: Conv2dProblem, layout: str) -> _Plan:
-    n, k, p, q = problem.output_shape
-    out_shape = (n, k, p, q) if layout == CHANNELS_FIRST else (n, p, q, k)
-    return _Plan(sizes_for(problem, layout, layout), out_shape, problem.multiply_adds * 0.3)
 
 
 @kernel

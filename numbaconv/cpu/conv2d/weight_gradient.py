@@ -226,7 +226,7 @@ def _transpose(first, end, x, planes, row_images, row_inputs, parts, sizes):
 def _tile(tile, planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums, out_start, block,
           columns, count, length, first, ahead):  # fmt: skip
     if len(tile) == 1:
-        lanes = VECTOR_BYTES // planes.itemsize
+        lanes = block // WIDE_VECTORS
         if columns > (WIDE_VECTORS - 1) * lanes:
             multiply_lines(planes, start, rows, row, lines, line, step, b, b_start, b_line, b_step, sums,
                            out_start, block, count, length, first, ahead, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
