@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from .simd import VECTOR_BYTES, Vectors
+from .simd import VECTOR_BYTES, Vectors, operands, rolled_loop
 
 _INT32 = ir.IntType(32)
 
@@ -159,3 +159,44 @@ split_channels: Any = _interleaving(joins=False)
 #
 #   out[out_start + j * channels + c] = source[start + c * source_stride + j]
 join_channels: Any = _interleaving(joins=True)
+
+
+@intrinsic(prefer_literal=True)
+def _split_padded(
+    typing_context: Any, source: Any, start: Any, first: Any, last: Any, out: Any, out_start: Any, out_stride: Any,
+    count: Any, channels: Any,
+) -> Any:  # fmt: skip
+    index = types.intp
+    signature = types.void(source, index, index, index, out, index, index, index, channels)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vec, data = operands(context, builder, signature, args)
+        channels = signature.args[8].literal_value
+        lanes = ir.Constant(ir.IntType(64), vec.lanes)
+        vectors = builder.sdiv(builder.add(args[7], ir.Constant(ir.IntType(64), vec.lanes - 1)), lanes)
+        source, out = builder.gep(data(0), [args[1]]), builder.gep(data(4), [args[5]])
+        with rolled_loop(builder, vectors) as loop:
+            pixel = builder.mul(loop.index, lanes)
+            element = builder.mul(pixel, ir.Constant(ir.IntType(64), channels))
+            values = []
+            for c in range(channels):
+                here = builder.add(element, ir.Constant(ir.IntType(64), c * vec.lanes))
+                inside = builder.and_(
+                    vec.first_lanes(builder.sub(args[3], here), 0),
+                    builder.not_(vec.first_lanes(builder.sub(args[2], here), 0)),
+                )
+                values.append(vec.masked_load(vec.at(source, here), inside))
+            for c in range(channels):
+                to = builder.add(pixel, builder.mul(args[6], ir.Constant(ir.IntType(64), c)))
+                value = _gather(vec, values, [lane * channels + c for lane in range(vec.lanes)])
+                builder.store(value, vec.at(out, to), align=vec.itemsize)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# split_padded(source, start, first, last, out, out_start, out_stride, count, channels), for j < count, rounded up to
+# whole vectors, and c < channels, a literal:
+#
+#   out[out_start + c * out_stride + j] = source[start + i] if first <= i < last else 0, of i = j * channels + c
+split_padded: Any = _split_padded

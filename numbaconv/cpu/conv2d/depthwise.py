@@ -1,6 +1,6 @@
 """Depthwise convolution, and grouped convolution with a few channels a group: no register tile has a use.
 
-Channels-last. A run of `PIXELS` results of one vector of channels stays in registers while all taps are added, up to 8
+Channels-last (for the rest see `depthwise_planes`). A run of `PIXELS` results of one vector of channels stays in registers while all taps are added, up to 8
 of a filter row at once, so that 14 results with 7 taps take 20 loads of x and 7 of weights for 98 multiply-adds. (One
 tap after the other, a load of x each, 7x7 took 1.6 times and 17x17 2.4 times as long, waiting for the second-level
 cache; adding tap by tap into a row in memory four times.) Runs that touch the left or right border look every pixel up
@@ -26,21 +26,18 @@ from ...jit import kernel
 from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem, Shape4
 from ..correlate import lowest, zeros
-from ..layout import CHANNELS_LAST, channels_last, empty, flat
+from ..layout import CHANNELS_FIRST, CHANNELS_LAST, channels_last, empty, flat, layout_of
 from ..local_array import local_array
 from ..memory import address_of, buffer
 from ..packing import Packed
 from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
+from . import depthwise_planes
 from .algorithm import Algorithm
-from .depthwise_tile import group_run
+from .depthwise_tile import BORDER, INSIDE, group_run, run_length, sets_of, table_of
 from .depthwise_weight_gradient import LONG_ROW, MOST_SUMS, backward_weight
 from .residues import fill, residue_classes
 
-# Of a run: 8 sums cover the latency of two multiply-add units. More need fewer loads, where there are registers for
-# them, and as many weights, and where they do not overlap too much.
-PIXELS = (8, 14, 16) if VECTOR_BYTES == 64 else (8,)
-FEWEST_TAPS_OF_MANY = 4  # in a row of the filter: with 3, 14 were 1.1 times slower
 FEWEST_CHANNELS = 16  # a vector
 WIDEST_GROUP = VECTOR_BYTES // 8  # channels: whole groups in a vector of float64 too
 
@@ -61,8 +58,6 @@ class Grid(NamedTuple):
     out_row: int
     inside_first: int  # runs that begin from here ...
     inside_last: int  # ... to here touch no border
-    neighbours: int  # whether taps next to each other read pixels next to each other
-    table_step: int  # from the border offsets of one tap to those of the next
 
 
 class _Taps(NamedTuple):
@@ -72,8 +67,9 @@ class _Taps(NamedTuple):
     row_weights: np.ndarray
     column_shifts: np.ndarray
     column_weights: np.ndarray
+    sets: np.ndarray  # of columns, for `group_run`
     runs: np.ndarray  # first column of each; the last one overlaps the one before
-    border_offsets: np.ndarray  # [run][tap][pixel], or of neighbours [run][tap + pixel]: source offset in row, or -1
+    border_offsets: np.ndarray  # [run][set][tap + pixel]: source offset in row, or -1
     results: np.ndarray  # [run][pixel]: where in the row of results
     ahead: np.ndarray  # of long rows: what the next row of results is the first to read, from the source's next row on
 
@@ -113,7 +109,9 @@ def _pack(weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> Packed:
 
 
 def forward(problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
-    """(N, C, P, Q), channels-last."""
+    """(N, C, P, Q): channels-last, or as x where its planes are convolved as they lie."""
+    if layout_of(x) == CHANNELS_FIRST and depthwise_planes.pays(problem):
+        return depthwise_planes.forward(problem, x, packed, relu)
     return _run(_forward_plan(problem), problem, problem.output_shape, x, packed, relu)
 
 
@@ -185,10 +183,12 @@ def _grid(
 ) -> tuple[Grid, _Taps, tuple[int, ...]]:  # fmt: skip
     """`size`: images, rows, columns. `out`: pitches of image, row, column, and the start. Taps: (shift, weight)."""
     width = size[2]
-    rows, columns = sorted(rows), sorted(columns)
+    rows = sorted(rows)
+    sets = sets_of([shift for shift, _ in columns], step[1])
+    columns = [columns[s] for one in sets for s in one]
     shifts = [shift for shift, _ in columns]
-    neighbours = all(after - before == step[1] for before, after in itertools.pairwise(shifts))
-    pixels = _run_length(width, len(shifts) if neighbours else 1, group)
+    pixels = run_length(width, [len(one) for one in sets], group)
+    table = table_of(sets, pixels)
     first = -(min(shifts) // step[1]) if min(shifts) < 0 else 0
     last = (source[1] - 1 - max(shifts)) // step[1] - pixels + 1
     runs = [min(q, max(0, width - pixels)) for q in range(0, width, pixels)]
@@ -196,11 +196,9 @@ def _grid(
         last = -1
     offsets, results = [], []
     for q in runs:
-        if neighbours:
-            read = [(q + j) * step[1] + shifts[0] for j in range(pixels + len(shifts) - 1)]
-        else:
-            read = [(q + j) * step[1] + shift for shift in shifts for j in range(pixels)]
-        offsets += [w * channels if 0 <= w < source[1] else -1 for w in read]
+        for s, count in zip(table[::3], table[1::3], strict=True):
+            read = [(q + j) * step[1] + shifts[s] for j in range(pixels + count - 1)]
+            offsets += [w * channels if 0 <= w < source[1] else -1 for w in read]
         results += [min(q + j, width - 1) * out[2] for j in range(pixels)]
     row, ahead = source[1] * channels, []
     if row >= LONG_ROW:
@@ -208,20 +206,11 @@ def _grid(
         ahead = [i * row + j * channels for i, j in new]
     arrays = (
         [shift for shift, _ in rows], [place for _, place in rows],
-        [shift * channels for shift, _ in columns], [place for _, place in columns],
+        [shift * channels for shift, _ in columns], [place for _, place in columns], table,
         runs, offsets, results, ahead,
     )  # fmt: skip
-    grid = Grid(
-        channels, *size, *step, *source, out[3], out[0], out[1], first, last, neighbours, 1 if neighbours else pixels
-    )
+    grid = Grid(channels, *size, *step, *source, out[3], out[0], out[1], first, last)
     return grid, _Taps(*(np.array(values, np.int64) for values in arrays)), (0,) * pixels
-
-
-def _run_length(width: int, taps: int, group: int) -> int:
-    """Of `PIXELS`: the one that computes fewest, those computed twice included."""
-    if group > 1 or taps < FEWEST_TAPS_OF_MANY:
-        return PIXELS[0]
-    return min(reversed(PIXELS), key=lambda pixels: -(-width // pixels) * pixels)
 
 
 @kernel
@@ -234,8 +223,9 @@ def _convolve(first, end, x, zeros, weight, bias, out, floor, sizes, taps, group
     source_row = grid.source_width * grid.channels
     row_offsets = local_array(taps.row_shifts.size + 1, np.int64)
     row_weights = local_array(taps.row_shifts.size + 1, np.int64)
-    columns = taps.column_shifts.size
-    neighbours = grid.neighbours != 0
+    # Out of the loops: each look into a named tuple counts references to the array, an atomic operation.
+    column_shifts, column_weights, sets = taps.column_shifts, taps.column_weights, taps.sets
+    lines_ahead = taps.ahead
     border_size = taps.border_offsets.size // max(1, taps.runs.size)
     step = grid.column_step * grid.channels
     for task in range(first, end):
@@ -262,15 +252,15 @@ def _convolve(first, end, x, zeros, weight, bias, out, floor, sizes, taps, group
                 channel = min(c, grid.channels - lanes)  # the last vector overlaps the one before
                 if inside:
                     group_run(
-                        source, zeros, row_offsets, row_weights, rows, taps.column_shifts, taps.column_weights, columns,
-                        neighbours, grid.table_step, step, weight, grid.channels, bias, floor, results, places, channel,
-                        soon, taps.ahead, group, pixels, 0,
+                        source, zeros, row_offsets, row_weights, rows, column_shifts, column_weights, sets, step,
+                        weight, grid.channels, bias, floor, results, places, channel, soon, lines_ahead, group, pixels,
+                        INSIDE, lanes,
                     )  # fmt: skip
                 else:
                     group_run(
-                        source, zeros, row_offsets, row_weights, rows, borders, taps.column_weights, columns,
-                        neighbours, grid.table_step, step, weight, grid.channels, bias, floor, results, places, channel,
-                        soon, taps.ahead, group, pixels, 1,
+                        source, zeros, row_offsets, row_weights, rows, borders, column_weights, sets, step,
+                        weight, grid.channels, bias, floor, results, places, channel, soon, lines_ahead, group, pixels,
+                        BORDER, lanes,
                     )  # fmt: skip
 
 

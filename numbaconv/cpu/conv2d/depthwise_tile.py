@@ -7,6 +7,7 @@ first, second, ... channel. g = 1 is depthwise convolution. g travels as the len
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from llvmlite import ir
@@ -18,6 +19,39 @@ from ..simd import VECTOR_BYTES, Vectors, rolled_loop
 # Columns of a filter that are added at once, by channels a group: their weights stay in registers, beside 8 sums.
 # With fewer, x waits for the second-level cache: 7x7 took 10 cycles for 8 multiply-adds.
 TOGETHER = {1: 8, 2: 4, 4: 3, 8: 1} if VECTOR_BYTES == 64 else {1: 4, 2: 2, 4: 1, 8: 1}
+
+# Results of a run: 8 sums cover the latency of two multiply-add units. More need fewer loads, where there are registers
+# for them, and as many weights, and where they do not overlap too much.
+PIXELS = (8, 14, 16) if VECTOR_BYTES == 64 else (8,)
+FEWEST_TAPS_OF_MANY = 4  # in a row of the filter: with 3, 14 were 1.1 times slower
+
+# Where x of a run lies.
+INSIDE, BORDER, PLANES = 0, 1, 2
+
+
+def run_length(width: int, sets: list[int], group: int) -> int:
+    """Of `PIXELS`: the one that computes fewest, those computed twice included. `sets`: columns of each."""
+    if group > 1 or (sets[0] < FEWEST_TAPS_OF_MANY and len(sets) == 1):
+        return PIXELS[0]
+    return min(reversed(PIXELS), key=lambda pixels: -(-width // pixels) * pixels)
+
+
+def sets_of(shifts: list[int], step: int) -> list[list[int]]:
+    """The numbers of a filter's columns, in sets of those whose shifts differ by one step: they read the same pixels."""
+    sets: list[list[int]] = []
+    for s in sorted(range(len(shifts)), key=lambda s: (shifts[s] % step, shifts[s])):
+        if sets and shifts[s] - shifts[sets[-1][-1]] == step:
+            sets[-1].append(s)
+        else:
+            sets.append([s])
+    return sets
+
+
+def table_of(sets: list[list[int]], pixels: int) -> list[int]:
+    """As `group_run` wants them: the first column of each, how many, and where its pixels begin in a run's table."""
+    firsts = itertools.accumulate((len(s) for s in sets), initial=0)
+    starts = itertools.accumulate((len(s) + pixels - 1 for s in sets), initial=0)
+    return [n for s, first, start in zip(sets, firsts, starts, strict=False) for n in (first, len(s), start)]
 
 
 def _constant(value: int) -> ir.Constant:
@@ -37,7 +71,7 @@ class _Arguments:
         return array.data
 
     def entry(self, table: Any, index: Any) -> Any:
-        """table[index] of an int64 table."""
+        """table[index]."""
         return self.builder.load(self.builder.gep(table, [index]))
 
     def of_group(self, value: Any, group: int) -> list[Any]:
@@ -53,105 +87,148 @@ class _Arguments:
 @intrinsic(prefer_literal=True)
 def _group_run(
     typing_context: Any, x: Any, zeros: Any, row_offsets: Any, row_weights: Any, rows: Any,
-    column_offsets: Any, column_weights: Any, columns: Any, neighbours: Any, table_step: Any, pixel_step: Any,
-    weight: Any, weight_step: Any,
-    bias: Any, floor: Any, out: Any, out_offsets: Any, channel: Any, ahead: Any, ahead_offsets: Any,
-    group: Any, pixels: Any, border: Any,
+    column_offsets: Any, column_weights: Any, sets: Any, pixel_step: Any, weight: Any, weight_step: Any, bias: Any,
+    floor: Any, out: Any, out_offsets: Any, channel: Any, ahead: Any, ahead_offsets: Any,
+    group: Any, pixels: Any, where: Any, lanes: Any,
 ) -> Any:  # fmt: skip
     index = types.intp
-    count, size, at_border = pixels.count, group.count, bool(border.literal_value)
+    count, size = pixels.count, group.count
+    at_border, in_planes = (where.literal_value == kind for kind in (BORDER, PLANES))
     together = TOGETHER[size]
     signature = types.void(
-        x, index, row_offsets, row_weights, index, column_offsets, column_weights, index, types.boolean, index, index,
-        weight, index, bias, x.dtype, out, out_offsets, index, index, ahead_offsets, group, pixels, border,
+        x, index, row_offsets, row_weights, index, column_offsets, column_weights, sets, index, weight, index, bias,
+        x.dtype, out, out_offsets, index, index, ahead_offsets, group, pixels, where, index,
     )  # fmt: skip
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         a = _Arguments(context, builder, signature, args)
-        vec, channel = a.vec, args[17]
-        x, weight = (builder.gep(a.data(position), [channel]) for position in (0, 11))
-        zero_page = builder.gep(x, [args[1]])
-        sums = [cgutils.alloca_once_value(builder, vec.load(a.data(13), channel)) for _ in range(count)]
-        steps = [builder.mul(args[10], _constant(j)) for j in range(count + together - 1)]
-        whole = builder.select(args[8], builder.sdiv(args[7], _constant(together)), _constant(0))
-        left = builder.sub(args[7], builder.mul(whole, _constant(together)))
-        with cgutils.for_range(builder, args[4]) as row:
-            source = builder.gep(x, [a.entry(a.data(2), row.index)])
-            line = builder.gep(weight, [a.entry(a.data(3), row.index)])
+        (_, zeros, _, _, rows, _, _, _, pixel_step, _, weight_step, _, floor, _, _, channel, ahead, *_, lanes) = args
+        vec = a.vec
+        x = builder.gep(a.data(0), [channel])
+        weight, bias = (
+            a.data(position) if in_planes else builder.gep(a.data(position), [channel]) for position in (9, 11)
+        )
+        zero_page = builder.gep(x, [zeros])
 
-            def add_taps(first: Any, taps: int, source: Any = source, line: Any = line) -> None:
-                """Of `taps` columns from `first`: every pixel that they read is loaded once."""
-                factors = []
-                for t in range(taps):
-                    start = a.entry(a.data(6), builder.add(first, _constant(t)))
-                    factors.append([
-                        vec.load(line, builder.add(start, builder.mul(args[12], _constant(i)))) for i in range(size)
-                    ])  # fmt: skip
+        def weights_at(pointer: Any, offset: Any) -> Any:
+            return vec.splat(a.entry(pointer, offset)) if in_planes else vec.load(pointer, offset)
+
+        sums = [cgutils.alloca_once_value(builder, weights_at(bias, _constant(0))) for _ in range(count)]
+
+        def add_taps(row: Any, first: Any, taps: int, table: Any) -> None:
+            """Of `taps` columns from `first` in a row: every pixel that they read is loaded once."""
+            source = builder.gep(x, [a.entry(a.data(2), row)])
+            line = builder.gep(weight, [a.entry(a.data(3), row)])
+            factors = []
+            for t in range(taps):
+                start = a.entry(a.data(6), builder.add(first, _constant(t)))
+                factors.append([
+                    weights_at(line, builder.add(start, builder.mul(weight_step, _constant(i)))) for i in range(size)
+                ])  # fmt: skip
+            if not at_border:
+                there = builder.gep(source, [a.entry(a.data(5), first)])
+            for place in range(count + taps - 1):
                 if at_border:
-                    table = builder.gep(a.data(5), [builder.mul(first, args[9])])
-                else:
-                    pixels = builder.gep(source, [a.entry(a.data(5), first)])
-                for place in range(count + taps - 1):
-                    if at_border:
-                        offset = a.entry(table, _constant(place))
-                        outside = builder.icmp_signed("<", offset, _constant(0))
-                        there = builder.select(outside, zero_page, builder.gep(source, [offset]))
-                        value = vec.load(there, _constant(0))
-                    else:
-                        value = vec.load(pixels, steps[place])
-                    parts = a.of_group(value, size)
-                    for t in range(taps):
-                        if 0 <= place - t < count:
-                            total = sums[place - t]
-                            for part, factor in zip(parts, factors[t], strict=True):
-                                builder.store(vec.multiply_add(part, factor, builder.load(total)), total)
+                    offset = a.entry(table, _constant(place))
+                    outside = builder.icmp_signed("<", offset, _constant(0))
+                    there = builder.select(outside, zero_page, builder.gep(source, [offset]))
+                elif place:  # from pixel to pixel: a register for each would be too many
+                    there = builder.gep(there, [pixel_step])
+                parts = a.of_group(vec.load(there, _constant(0)), size)
+                for t in range(taps):
+                    if 0 <= place - t < count:
+                        total = sums[place - t]
+                        for part, factor in zip(parts, factors[t], strict=True):
+                            builder.store(vec.multiply_add(part, factor, builder.load(total)), total)
 
-            with cgutils.for_range(builder, whole) as chunk:
-                add_taps(builder.mul(chunk.index, _constant(together)), together)
-            first = builder.mul(whole, _constant(together))
-            for taps in range(2, together):
-                with builder.if_then(builder.and_(args[8], builder.icmp_signed("==", left, _constant(taps)))):
-                    add_taps(first, taps)
-            many = builder.and_(args[8], builder.icmp_signed(">", left, _constant(1)))
-            with cgutils.for_range(builder, builder.select(many, _constant(0), left)) as tap:
-                add_taps(builder.add(first, tap.index), 1)
-        offsets = context.make_array(signature.args[19])(context, builder, args[19])
+        def add_set(first: Any, columns: Any, table: Any) -> None:
+            for taps in range(1, together + 1):  # the usual case: sums and the weights' places stay in registers
+                with builder.if_then(builder.icmp_signed("==", columns, _constant(taps))):
+                    with rolled_loop(builder, rows) as row:
+                        add_taps(row.index, first, taps, table)
+            few = builder.icmp_signed("<=", columns, _constant(together))
+            with cgutils.for_range(builder, builder.select(few, _constant(0), rows)) as row:
+                done = _constant(0)
+                for taps in sorted({together, min(2, together), 1}, reverse=True):
+                    chunks = builder.sdiv(builder.sub(columns, done), _constant(taps))
+                    with rolled_loop(builder, chunks) as chunk:
+                        at = builder.add(done, builder.mul(chunk.index, _constant(taps)))
+                        add_taps(row.index, builder.add(first, at), taps, builder.gep(table, [at]))
+                    done = builder.add(done, builder.mul(chunks, _constant(taps)))
+
+        table = context.make_array(signature.args[7])(context, builder, args[7])
+        sets = builder.sdiv(builder.extract_value(table.shape, 0), _constant(3))
+        with rolled_loop(builder, sets) as one:
+            first, columns, start = (
+                a.entry(table.data, builder.add(builder.mul(one.index, _constant(3)), _constant(i))) for i in range(3)
+            )
+            add_set(first, columns, builder.gep(a.data(5), [start]))
+
+        def fetch(place: Any, first_level: bool) -> None:
+            there = builder.gep(x, [place])
+            for _ in range(count):
+                vec.prefetch(there, _constant(0), first_level)
+                there = builder.gep(there, [pixel_step])
+
+        offsets = context.make_array(signature.args[17])(context, builder, args[17])
         lines = builder.extract_value(offsets.shape, 0)
         with cgutils.for_range(builder, lines) as loop:
-            ahead = builder.add(args[18], a.entry(offsets.data, loop.index))
-            for step in steps[:count]:
-                vec.prefetch(x, builder.add(ahead, step), first_level=False)
-        if not at_border:
+            fetch(builder.add(ahead, a.entry(offsets.data, loop.index)), False)
+        if not (at_border or in_planes):
             with builder.if_then(builder.icmp_signed("==", lines, _constant(0))):
-                for step in steps[:count]:
-                    vec.prefetch(x, builder.add(args[18], step))
-        floor = vec.splat(args[14])
-        out = builder.gep(a.data(15), [channel])
+                fetch(ahead, True)
+        floor = vec.splat(floor)
+        out = builder.gep(a.data(13), [channel])
+        mask = vec.first_lanes(lanes, 0)
         for j in reversed(range(count)):
-            place = vec.at(out, a.entry(a.data(16), _constant(j)))
-            builder.store(vec.at_least(builder.load(sums[j]), floor), place, align=vec.itemsize)
+            place = vec.at(out, a.entry(a.data(14), _constant(j)))
+            value = vec.at_least(builder.load(sums[j]), floor)
+            if in_planes:
+                vec.masked_store(value, place, mask)
+            else:
+                builder.store(value, place, align=vec.itemsize)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-# group_run(x, zeros, row_offsets, row_weights, rows, column_offsets, column_weights, columns, neighbours, table_step,
-#           pixel_step, weight, weight_step, bias, floor, out, out_offsets, channel, ahead, ahead_offsets, group,
-#           pixels, border)
+# group_run(x, zeros, row_offsets, row_weights, rows, column_offsets, column_weights, sets, pixel_step, weight,
+#           weight_step, bias, floor, out, out_offsets, channel, ahead, ahead_offsets, group, pixels, where, lanes)
 #
 # For j < len(pixels), and c in one vector of channels from `channel`, with g = len(group), both tuples:
 #
 #   out[out_offsets[j] + c] = at least floor of bias[c] + sum over r < rows, s < columns, i < g of
 #       x[row_offsets[r] + place + c // g * g + i] * weight[row_weights[r] + column_weights[s] + i * weight_step + c]
 #
-# where place is column_offsets[s] + j * pixel_step, or, at a `border` (a literal 1 instead of 0),
-# column_offsets[s * table_step + j]; if that is negative, x is read from x[zeros + c], a page of zeros. `neighbours`
-# says that place depends on s + j alone: then each vector of x is loaded once for up to `TOGETHER` columns. Results are
-# written last to first: where several have one place, the first of them stays. The lines at
+# where place is column_offsets[s] + j * pixel_step. `sets` are of columns whose offsets differ by pixel_step: each
+# vector of x is loaded once for up to `TOGETHER` of a set. A set has three numbers: the first s, how many, and a start.
+# Where (a literal) is BORDER instead of INSIDE, place of the set's t-th column is column_offsets[start + t + j], or if
+# that is negative x is read from x[zeros + c], a page of zeros. In PLANES the c are columns of one channel, of which
+# the first `lanes` are written; g is 1, and weight and bias are read without c: one for all.
+#
+# Results are written last to first: where several have one place, the first of them stays. The lines at
 # x[ahead + ahead_offsets[i] + j * pixel_step + c], which a later call reads, are fetched into the second-level cache;
 # of no offsets, those at x[ahead + j * pixel_step + c] into the first, away from borders. Pixels are too far apart, and
 # rows too short, for the processor to see it coming (twice as slow without).
 group_run: Any = _group_run
+
+
+@intrinsic
+def _fetch_vectors(typing_context: Any, x: Any, start: Any, vectors: Any) -> Any:
+    signature = types.void(x, types.intp, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a = _Arguments(context, builder, signature, args)
+        with rolled_loop(builder, args[2]) as loop:
+            at = builder.add(args[1], builder.mul(loop.index, _constant(a.vec.lanes)))
+            a.vec.prefetch(a.data(0), at, first_level=False)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# fetch_vectors(x, start, vectors): so much of x from start, which will be read soon, into the second-level cache.
+fetch_vectors: Any = _fetch_vectors
 
 
 @intrinsic(prefer_literal=True)
