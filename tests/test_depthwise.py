@@ -1,4 +1,4 @@
-"""Depthwise and narrow grouped convolution: runs at borders and inside, vectors that overlap, groups of 1, 2, 4."""
+"""Depthwise and narrow grouped convolution: runs at borders and inside, vectors that overlap, groups of 1, 2, 4, 8."""
 
 from __future__ import annotations
 
@@ -36,17 +36,25 @@ CASES = {
     "long_rows_stride2": ((1, 36, 6, 360), (3, 3), {"stride": 2, "padding": 1}),
     "long_rows_stride_beyond_filter": ((1, 100, 7, 70), (1, 2), {"stride": 3, "padding": (0, 1)}),
     "long_rows_dilated": ((1, 64, 7, 100), (3, 2), {"stride": (1, 2), "padding": (2, 1), "dilation": (2, 1)}),
+    # Of planes: several tasks, also where the last is shorter, padding of whole strides, and rows of all steps
+    "tall": ((1, 16, 83, 120), (3, 3), {"padding": 1}),
+    "tall_stride2": ((1, 16, 131, 90), (5, 5), {"padding": 2, "stride": 2}),
+    "padding_beyond_strides": ((2, 16, 5, 9), (3, 7), {"padding": (1, 6), "stride": (1, 3)}),
+    "padding_beyond_pairs": ((2, 16, 12, 3), (6, 4), {"padding": (5, 3), "stride": (3, 2), "dilation": (3, 1)}),
     **{f"1x{s}_stride2": ((1, 16, 2, 33), (1, s), {"stride": (1, 2), "padding": (0, 3)}) for s in (4, 7, 11)},
 }
 
 
 @pytest.mark.reduced
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("group", [1, 2, 4])
+@pytest.mark.parametrize("group", [1, 2, 4, 8])
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
 @pytest.mark.parametrize("case", CASES)
-def test_all_directions(case, group, dtype, rng):
+def test_all_directions(case, layout, group, dtype, rng):
     input_shape, (r, s), arguments = CASES[case]
     channels = input_shape[1]
+    if channels % group:
+        pytest.skip("no whole groups")
     arguments = {**arguments, "groups": channels // group}
     x, weight = rng.standard_normal(input_shape), rng.standard_normal((channels, group, r, s))
     bias = rng.standard_normal(channels)
@@ -62,6 +70,8 @@ def test_all_directions(case, group, dtype, rng):
         reference.conv2d_backward_bias(grad_output),
     )
     x, weight, bias, grad_output = (a.astype(dtype) for a in (x, weight, bias, grad_output))
+    if layout == "channels_last":
+        x, grad_output = numbaconv.channels_last(x), numbaconv.channels_last(grad_output)
     with numbaconv.algorithm("depthwise"):
         assert_close(functional.conv2d(x, weight, bias, **arguments), expected, dtype, "output")
         grads = functional.conv2d_backward(grad_output, x, weight, **arguments)

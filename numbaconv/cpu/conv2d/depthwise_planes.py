@@ -110,7 +110,7 @@ def _plan(problem: Conv2dProblem, itemsize: int) -> _Plan:
         phase, phase * sw, fetched,
     )  # fmt: skip
     of_column = [(j * dw % sw * phase + j * dw // sw, j * group * channels) for j in range(s)]
-    arrays = (
+    tables: tuple[list[int], ...] = (
         [i * phase * sw + shift for i in range(group) for shift, _ in of_column],
         [i * channels + place for i in range(group) for _, place in of_column],
         [i * dh * pitch for one in sets for i in one], [i * s * group * channels for one in sets for i in one],
@@ -118,7 +118,7 @@ def _plan(problem: Conv2dProblem, itemsize: int) -> _Plan:
     )  # fmt: skip
     results = n * channels * rows * -(-columns // lanes) * lanes
     work_ns = results * (0.2 + 0.01 * r * s * group)
-    return _Plan(planes, _Taps(*(np.array(values, np.int64) for values in arrays)), (0,) * run, work_ns)
+    return _Plan(planes, _Taps(*(np.array(values, np.int64) for values in tables)), (0,) * run, work_ns)
 
 
 @inline
@@ -170,9 +170,8 @@ def _convolve(first, end, x, weight, bias, out, floor, sizes, taps, one, run):
                 for q in range(0, z.columns, lanes):
                     fetch_vectors(x, soon, z.fetched)
                     soon += z.fetched * lanes
-                    fetch_vectors(out, here + 2 * len(run) * z.columns + q * len(run), len(run))
                     group_run(
                         source, 0, column_shifts, column_weights, column_shifts.size, row_shifts, row_weights, sets,
                         z.row_step * z.pitch, weight[channel:], 0, bias[channel:], floor, results, places, q, 0, ahead,
-                        one, run, PLANES, z.columns - q,
+                        2 * len(run) * z.columns, one, run, PLANES, z.columns - q,
                     )  # fmt: skip
