@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..jit import helper, inline
 from .simd import VECTOR_BYTES
-from .transpose import MOST_INTERLEAVED, join_channels, split_channels, transpose_block
+from .transpose import MOST_INTERLEAVED, join_channels, split_channels, split_padded, transpose_block
 
 FEW_CHANNELS = 4  # fewer, and an element at a time is as fast as a block of which most is thrown away
 
@@ -73,16 +73,16 @@ def copy_line(x, at, pixel_stride, channel_stride, channels, start, end, pitch, 
                 for i in range(channel, min(channel + lanes, channels)):
                     for k in range(column, min(column + lanes, count)):
                         planes[first + i * plane + k] = x[at + k * pixel_stride + i]
+    elif pixel_stride == 1:
+        for c in range(channels):
+            split_padded(x, at + c * channel_stride - start, start, end, planes, to + c * plane, plane, pitch, 1)
+        return
     else:
         for c in range(channels):
             line = planes[first + c * plane :][:count]
             origin = at + c * channel_stride
-            if pixel_stride == 1:
-                for j in range(count):
-                    line[j] = x[origin + j]
-            else:
-                for j in range(count):
-                    line[j] = x[origin + j * pixel_stride]
+            for j in range(count):
+                line[j] = x[origin + j * pixel_stride]
     if start > 0 or end < pitch:
         for c in range(channels):
             line = planes[to + c * plane :][:pitch]

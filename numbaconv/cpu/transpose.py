@@ -171,32 +171,40 @@ def _split_padded(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vec, data = operands(context, builder, signature, args)
-        channels = signature.args[8].literal_value
-        lanes = ir.Constant(ir.IntType(64), vec.lanes)
-        vectors = builder.sdiv(builder.add(args[7], ir.Constant(ir.IntType(64), vec.lanes - 1)), lanes)
+        channels, count = signature.args[8].literal_value, args[7]
+        lanes, zero = (ir.Constant(ir.IntType(64), value) for value in (vec.lanes, 0))
         source, out = builder.gep(data(0), [args[1]]), builder.gep(data(4), [args[5]])
-        with rolled_loop(builder, vectors) as loop:
-            pixel = builder.mul(loop.index, lanes)
+
+        def split(pixel: Any, mask: Any) -> None:
             element = builder.mul(pixel, ir.Constant(ir.IntType(64), channels))
             values = []
             for c in range(channels):
                 here = builder.add(element, ir.Constant(ir.IntType(64), c * vec.lanes))
-                inside = builder.and_(
-                    vec.first_lanes(builder.sub(args[3], here), 0),
-                    builder.not_(vec.first_lanes(builder.sub(args[2], here), 0)),
-                )
+                before = builder.not_(vec.first_lanes(builder.sub(args[2], here), 0))
+                inside = builder.and_(before, vec.first_lanes(builder.sub(args[3], here), 0))
                 values.append(vec.masked_load(vec.at(source, here), inside))
             for c in range(channels):
-                to = builder.add(pixel, builder.mul(args[6], ir.Constant(ir.IntType(64), c)))
+                to = vec.at(out, builder.add(pixel, builder.mul(args[6], ir.Constant(ir.IntType(64), c))))
                 value = _gather(vec, values, [lane * channels + c for lane in range(vec.lanes)])
-                builder.store(value, vec.at(out, to), align=vec.itemsize)
+                if mask is None:
+                    builder.store(value, to, align=vec.itemsize)
+                else:
+                    vec.masked_store(value, to, mask)
+
+        vectors = builder.sdiv(count, lanes)
+        with rolled_loop(builder, vectors) as loop:
+            split(builder.mul(loop.index, lanes), None)
+        whole = builder.mul(vectors, lanes)
+        rest = builder.sub(count, whole)
+        with builder.if_then(builder.icmp_signed(">", rest, zero)):
+            split(whole, vec.first_lanes(rest, 0))
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-# split_padded(source, start, first, last, out, out_start, out_stride, count, channels), for j < count, rounded up to
-# whole vectors, and c < channels, a literal:
+# split_padded(source, start, first, last, out, out_start, out_stride, count, channels), for j < count and c < channels,
+# a literal:
 #
 #   out[out_start + c * out_stride + j] = source[start + i] if first <= i < last else 0, of i = j * channels + c
 split_padded: Any = _split_padded
