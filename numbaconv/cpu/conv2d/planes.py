@@ -31,6 +31,7 @@ from ..plane import copy_line, write_line
 from ..register_tile import WIDE_ROWS, WIDE_VECTORS, multiply_tile
 from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
+from ..transpose import split_padded
 from .algorithm import Algorithm
 from .planes_weight_gradient import MOST_TAPS, backward_weight
 
@@ -224,6 +225,7 @@ def _correlate(
     initial = zeroed_local_array(step, source.dtype)
     per_call = max(1, TERMS // z.inner)
     none = out.dtype.type(-np.inf)
+    none_before = np.int64(0)
     # Columns j of a plane with 0 <= j - left < width.
     j0 = min(z.pitch, max(0, z.left))
     j1 = max(j0, min(z.pitch, z.width + z.left))
@@ -260,10 +262,8 @@ def _correlate(
             to = image * out_strides[0] + (row + i) * out_strides[2]
             if out_strides[3] == 1:
                 for k in range(z.results):
-                    line = panel[k * panel_pitch + i * z.pitch :][: z.columns]
-                    to_line = out[to + k * out_strides[1] :][: z.columns]
-                    for j in range(z.columns):
-                        to_line[j] = line[j]
+                    split_padded(panel, k * panel_pitch + i * z.pitch, none_before, z.columns,
+                                 out, to + k * out_strides[1], none_before, z.columns, 1)  # fmt: skip
             else:
                 write_line(panel, i * z.pitch, panel_pitch, z.results, z.columns, out, to, out_strides[3], end_of_task)
 
