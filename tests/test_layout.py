@@ -141,8 +141,8 @@ def test_large_scratch_is_not_kept(monkeypatch):
 
 @pytest.mark.reduced
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 8, 10, 15, 16, 17, 40])
-@pytest.mark.parametrize("size", [(1, 3), (2, 16), (5, 67), (1, 130)], ids=str)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 6, 7, 8, 10, 15, 16, 17, 40])
+@pytest.mark.parametrize("size", [(1, 3), (2, 16), (5, 67), (1, 127), (1, 130)], ids=str)
 def test_copies_between_the_orders(channels, size, dtype, rng, monkeypatch):
     """By the kernel, which small arrays do not use: each remainder of its runs and blocks."""
     monkeypatch.setattr(convert, "SMALL", 0)

@@ -2,7 +2,7 @@
 
 A task is a run of one image row (where rows follow each other on both sides, of the whole image), `GROUP` channels at
 a time: as many streams on one side, a cache line of a pixel on the other. Within it, square blocks are transposed in
-registers; of few channels, blocks that are filled up. Bytes: one read, one write.
+registers; of few channels, blocks that are filled up, or of very few a vector of pixels. Bytes: one read, one write.
 
 One kernel serves both directions, since a first convolution of a channels-first image needs both: two of them, one
 with the padding's zeros in it, took 0.8 s to compile.
@@ -16,14 +16,15 @@ from ..jit import inline, kernel
 from ..parallel import launch, on_threads
 from ..shapes import Shape4
 from .local_array import zeroed_local_array
+from .plane import join, split
 from .simd import VECTOR_BYTES
-from .transpose import copy_vectors, transpose_block
+from .transpose import MOST_INTERLEAVED, copy_vectors, transpose_block
 
 # Below this many elements NumPy's strided copy takes less time than compiling a kernel is worth.
 SMALL = 1 << 15
 
 GROUP = 16  # channels
-RUN = 64  # pixels of a task, at most
+RUN = 64  # pixels of a task; the last of a line takes what is left, so that none is too short for a block
 
 
 def reorder(
@@ -33,7 +34,7 @@ def reorder(
     n, c, h, w = shape
     if all(strides[2] == w * strides[3] for strides in (source_strides, out_strides)):
         h, w = 1, h * w
-    runs = -(-w // RUN)
+    runs = max(1, w // RUN)
     launch(
         _reorder, n * h * runs, n * h * w * c * 0.5, source, source_strides, out, out_strides, start, (c, h, w, runs)
     )
@@ -60,11 +61,14 @@ def _reorder(first, end, source, source_strides, out, out_strides, start, size):
     few = channels < lanes and (
         (channels > 3 and w_step == 1 and out_c == 1) or (channels > 1 and c_step == 1 and out_w == 1)
     )
+    interleaved = 1 < channels <= MOST_INTERLEAVED and (
+        (w_step == 1 and out_c == 1 and out_w == channels) or (c_step == 1 and out_w == 1 and w_step == channels)
+    )
     square = zeroed_local_array(2 * lanes * lanes, source.dtype)
     for task in range(first, end):
         line = task // runs
         w0 = (task - line * runs) * RUN
-        count = min(RUN, width - w0)
+        count = RUN if line * runs + runs - 1 > task else width - w0
         n = line // height
         h = line - n * height
         at = n * n_step + h * h_step + w0 * w_step
@@ -81,6 +85,13 @@ def _reorder(first, end, source, source_strides, out, out_strides, start, size):
                         c = min(j, channels - lanes)
                         transpose_block(source, at + c * c_step + w * w_step, row,
                                         out, to + c * out_c + w * out_w, out_row)  # fmt: skip
+        elif interleaved and count >= lanes:
+            for i in range(0, count, lanes):
+                w = min(i, count - lanes)
+                if w_step == 1:
+                    join(source, at + w, c_step, out, to + w * channels, channels)
+                else:
+                    split(source, at + w * channels, out, to + w, out_c, channels)
         elif few and count >= lanes:
             for i in range(0, count, lanes):
                 w = min(i, count - lanes)

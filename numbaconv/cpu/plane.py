@@ -14,8 +14,8 @@ FEW_CHANNELS = 4  # fewer, and an element at a time is as fast as a block of whi
 
 
 @inline
-def _split(x, at, planes, to, plane, channels):
-    """A vector of pixels."""
+def split(x, at, planes, to, plane, channels):
+    """A vector of pixels of 2 to `MOST_INTERLEAVED` channels: `split_channels`."""
     lanes = VECTOR_BYTES // x.itemsize
     if channels == 2:
         split_channels(x, at, lanes, planes, to, plane, 2)
@@ -30,8 +30,8 @@ def _split(x, at, planes, to, plane, channels):
 
 
 @inline
-def _join(planes, at, plane, out, to, channels):
-    """The inverse of `_split`."""
+def join(planes, at, plane, out, to, channels):
+    """The inverse of `split`: `join_channels`."""
     lanes = VECTOR_BYTES // out.itemsize
     if channels == 2:
         join_channels(planes, at, plane, out, to, lanes, 2)
@@ -59,7 +59,7 @@ def copy_line(x, at, pixel_stride, channel_stride, channels, start, end, pitch, 
     if channel_stride == 1 and pixel_stride == channels and 1 < channels <= MOST_INTERLEAVED and count >= lanes:
         for j in range(0, count, lanes):
             column = min(j, count - lanes)
-            _split(x, at + column * channels, planes, first + column, plane, channels)
+            split(x, at + column * channels, planes, first + column, plane, channels)
     elif channel_stride == 1 and (min(channels, count) >= lanes or (room >= lanes and channels >= FEW_CHANNELS)):
         # Blocks of lanes x lanes; the last ones overlap those before, or spill.
         for c in range(0, channels, lanes):
@@ -103,7 +103,7 @@ def write_line(planes, at, plane, channels, count, out, to, pixel_stride, end):
     if pixel_stride == channels and 1 < channels <= MOST_INTERLEAVED and count >= lanes:
         for j in range(0, count, lanes):
             column = min(j, count - lanes)
-            _join(planes, at + column, plane, out, to + column * channels, channels)
+            join(planes, at + column, plane, out, to + column * channels, channels)
     elif channels >= FEW_CHANNELS:
         for c in range(0, channels, lanes):
             channel = max(0, min(c, channels - lanes))
