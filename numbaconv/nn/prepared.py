@@ -177,6 +177,10 @@ class _Bordered:
         x = backend.channels_last(x) if self._entry is None else self._entry(x, "channels_last")
         return self._given_back(self._rest(x), layout)
 
+    def alone(self) -> Step:
+        """The same, with as few calls in between as may be: a convolution gives its result in the layout of x."""
+        return self._entry.alone() if self._entry and not self._rest.steps else self
+
     def _given_back(self, y: Array, layout: str) -> Array:
         if len(getattr(y, "shape", ())) != 4 or layout == "channels_last":
             return y
@@ -325,7 +329,7 @@ class Prepared:
         set_once(self, "dtype", None if parameter is None else np.dtype(parameter.dtype))
         set_once(self, "device", "cpu" if parameter is None else place_of(parameter.data))
         shown = predict = _predictor(snapshot)
-        if isinstance(shown, (_Convolution, _FullyConnected)):
+        if isinstance(shown, (_Convolution, _FullyConnected, _Bordered)):
             predict = shown.alone()
         set_once(self, "_shown", shown)
         set_once(self, "_predict", predict)
