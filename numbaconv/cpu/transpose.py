@@ -101,6 +101,27 @@ def _copy_vectors(typing_context: Any, source: Any, start: Any, out: Any, out_st
 copy_vectors: Any = _copy_vectors
 
 
+@intrinsic
+def _fetch_vectors(typing_context: Any, x: Any, start: Any, pitch: Any, rows: Any, vectors: Any) -> Any:
+    signature = types.void(x, types.intp, types.intp, types.intp, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vec, data = operands(context, builder, signature, args)
+        with rolled_loop(builder, args[3]) as row:
+            line = builder.gep(data(0), [builder.add(args[1], builder.mul(row.index, args[2]))])
+            with rolled_loop(builder, args[4]) as vector:
+                place = builder.mul(vector.index, ir.Constant(ir.IntType(64), vec.lanes))
+                vec.prefetch(line, place, first_level=False)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# fetch_vectors(x, start, pitch, rows, vectors): of rows a pitch apart, what will be read soon, into the second-level
+# cache.
+fetch_vectors: Any = _fetch_vectors
+
+
 # --- pixels of few channels ---------------------------------------------------------------------------------
 
 MOST_INTERLEAVED = 6  # channels; of more, a square block takes as few shuffles

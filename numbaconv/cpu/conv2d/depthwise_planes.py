@@ -25,8 +25,8 @@ from ..local_array import local_array
 from ..packing import Packed
 from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
-from ..transpose import split_padded
-from .depthwise_tile import PLANES, fetch_vectors, group_run, run_length, sets_of, table_of
+from ..transpose import fetch_vectors, split_padded
+from .depthwise_tile import PLANES, group_run, run_length, sets_of, table_of
 
 _PLANE_BYTES = 1 << 15  # of a task: the smallest first-level cache
 _FEWEST_TASKS = 8  # enough to balance a few threads
@@ -168,7 +168,7 @@ def _convolve(first, end, x, weight, bias, out, floor, sizes, taps, one, run):
                 here = ((of_group * z.group + k) * z.rows + row + i) * z.columns
                 results = out[here:]
                 for q in range(0, z.columns, lanes):
-                    fetch_vectors(x, soon, z.fetched)
+                    fetch_vectors(x, soon, lanes, z.fetched, 1)
                     soon += z.fetched * lanes
                     group_run(
                         source, 0, column_shifts, column_weights, column_shifts.size, row_shifts, row_weights, sets,

@@ -239,24 +239,6 @@ def _group_run(
 group_run: Any = _group_run
 
 
-@intrinsic
-def _fetch_vectors(typing_context: Any, x: Any, start: Any, vectors: Any) -> Any:
-    signature = types.void(x, types.intp, types.intp)
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        a = _Arguments(context, builder, signature, args)
-        with rolled_loop(builder, args[2]) as loop:
-            at = builder.add(args[1], builder.mul(loop.index, _constant(a.vec.lanes)))
-            a.vec.prefetch(a.data(0), at, first_level=False)
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-# fetch_vectors(x, start, vectors): so much of x from start, which will be read soon, into the second-level cache.
-fetch_vectors: Any = _fetch_vectors
-
-
 @intrinsic(prefer_literal=True)
 def _group_taps(
     typing_context: Any, x: Any, zeros: Any, row_offset: Any, column_offsets: Any, inside: Any, steps: Any, grad: Any,

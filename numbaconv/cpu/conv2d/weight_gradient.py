@@ -45,11 +45,11 @@ from ..register_tile import (
 )
 from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
-from ..transpose import copy_vectors, transpose_block
+from ..transpose import copy_vectors, fetch_vectors, transpose_block
 
 _TASKS = 16  # enough to balance a few threads
 _FAR_BYTES = 2048  # from pixel to pixel: few share a page, many a cache set
-_RUN = 144  # rows of a task, at most; whole tiles
+_RUN = 288  # rows of a task, at most; whole tiles. (With 144 pixels of 4 KB were copied twice: 1.16 times the time.)
 _CHUNK_BYTES = 4_000_000  # of planes
 _CHANNELS = 64  # of a task that transposes
 _FINISH_ROWS = 128  # of a task that writes the result
@@ -272,6 +272,7 @@ def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first
     most = max(1, TERMS // z.line_length)  # lines of a segment
     rows = local_array(z.run, np.int64)
     panel = local_array(most * length * z.block, grad.dtype)
+    lanes = VECTOR_BYTES // grad.itemsize
     far = z.out_channels * grad.itemsize >= _FAR_BYTES
     lines = line_offsets.size
     for task in range(first, end):
@@ -293,14 +294,19 @@ def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first
                 b_start = ((first_line + line) * z.line_length + q) * z.out_channels + column
                 b_line, b_step = z.line_length * z.out_channels, z.out_channels
                 b, next_segment = grad, here * terms * z.out_channels
+                soon, fetched = b_start + next_segment, 0
                 if far or b_start + (here - 1) * b_line + (terms - 1) * b_step + z.block > grad.size:
                     for i in range(here):
                         to = i * terms * z.block
                         _copy_columns(grad, b_start + i * b_line, b_step, terms, columns, panel, to, z.block)
                     b, b_start, b_line, b_step, next_segment = panel, 0, terms * z.block, z.block, 0
+                    fetched = (here * terms * tile_rows + count - 1) // count
                 a_start = group * z.depth * z.plane + q * z.term_step
                 for row in range(0, count, tile_rows):
-                    # Each tile of rows fetches one line of the next segment's pixels, into the second-level cache.
+                    # Each tile of rows fetches one line of the next segment's pixels, into the second-level cache; of
+                    # one that will be copied, some pixels.
+                    fetch_vectors(grad, soon, z.out_channels, fetched, z.block // lanes)
+                    soon += fetched * z.out_channels
                     beside = row // tile_rows * (64 // grad.itemsize)
                     ahead = next_segment + beside if beside < z.block else 0
                     _tile(tile, planes, a_start, rows, row, line_offsets, line, step,
