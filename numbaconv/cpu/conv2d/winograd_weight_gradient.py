@@ -32,6 +32,7 @@ from ..packing import WIDE_AND_NARROW, columns_for
 from ..register_tile import NARROW_ROWS, NARROW_VECTORS, WIDE_ROWS, WIDE_VECTORS, multiply_panel
 from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
+from ..transpose import transpose_block
 from .winograd_tile import transform_products, transform_taps
 from .winograd_tiling import PITCH_PADDING, Shape, Tiling, place, shape_of, tiles_along, transform_run
 
@@ -192,6 +193,7 @@ def _finish(first, end, sums, zeros, out, sum_rows, sizes, points_h, points_w, t
     if on_threads_flushing():
         return
     tiling = unpack(sizes, Tiling)
+    lanes = VECTOR_BYTES // out.itemsize
     taps = len(taps_h) * len(taps_w)
     pitch = tiling.groups * tiling.blocks * sum_rows * tiling.block + PITCH_PADDING
     lines = local_array(_LINES * taps * tiling.block, out.dtype)
@@ -209,7 +211,14 @@ def _finish(first, end, sums, zeros, out, sum_rows, sizes, points_h, points_w, t
                 offsets[tap] = (c * taps + tap) * tiling.block
             transform_products(sums, (block * sum_rows + start + c) * tiling.block, pitch, zeros, 0, tiling.block,
                                -np.inf, lines, offsets, points_h, points_w, taps_h, taps_w)  # fmt: skip
-        for v in range(columns):
-            to = ((group * tiling.columns + column + v) * tiling.depth + start) * taps
-            for i in range(count * taps):
-                out[to + i] = lines[i * tiling.block + v]
+        to = ((group * tiling.columns + column) * tiling.depth + start) * taps
+        pitch_out = tiling.depth * taps
+        for v in range(0, columns, lanes):
+            if v + lanes <= columns and count * taps >= lanes:
+                for i in range(0, count * taps, lanes):
+                    i = min(i, count * taps - lanes)  # the last block overlaps the one before
+                    transpose_block(lines, i * tiling.block + v, tiling.block, out, to + v * pitch_out + i, pitch_out)
+                continue
+            for j in range(v, min(v + lanes, columns)):
+                for i in range(count * taps):
+                    out[to + j * pitch_out + i] = lines[i * tiling.block + j]
