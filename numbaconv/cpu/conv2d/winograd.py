@@ -63,7 +63,7 @@ from .winograd_tiling import (
 FEWEST_CHANNELS = 16  # of a group, in and out: transforms take whole vectors
 _FUSED_FILTER_BYTES = 800_000  # most of a second-level cache
 _FUSED_BYTES = 400_000  # patches and products of a fused task
-_CHUNK_BYTES = 4_000_000  # patches transformed at a time where not fused; of 8 million one thread took 1.04 to 1.1 times
+_CHUNK_BYTES = 4_000_000  # patches transformed at a time where not fused; 8 million: up to 1.1 times the time
 _RUN_TILES = 96
 _MOST_READS = 2  # of filters that tasks transform
 _SEGMENT_BYTES = 16384  # filters of one point: a third of a first-level cache
