@@ -11,7 +11,8 @@ channels they are copied side by side first, a segment at a time, for all rows o
 a power of two apart and share a few lines of the cache: 122 instead of 255 GFLOP/s.) Then the tile: six rows, four
 vectors of columns.
 
-Tasks of the product: (split of the chunk's lines, group, block of columns, run of rows); segments of at most `TERMS`
+Tasks of the product: (split of the chunk's lines, group, block of columns, run of rows), in this order, so that threads
+get as many narrow last blocks each, and lines of their own; segments of at most `TERMS`
 terms are added to the task's sums. Splits, only there where tasks would be too few, are added in order at the end. The
 cut depends on the problem only, so the bits do not depend on the number of threads.
 
@@ -276,9 +277,9 @@ def _accumulate(first, end, planes, grad, sums, row_offsets, line_offsets, first
     far = z.out_channels * grad.itemsize >= _FAR_BYTES
     lines = line_offsets.size
     for task in range(first, end):
-        split = task % z.splits
-        run = task // z.splits % z.runs
-        block = task // (z.splits * z.runs)  # over groups and their blocks
+        split = task // (z.groups * z.blocks * z.runs)
+        run = task % z.runs
+        block = task // z.runs - split * (z.groups * z.blocks)  # over groups and their blocks
         group = block // z.blocks
         column = group * z.columns + (block - group * z.blocks) * z.block
         columns = min(z.block, (group + 1) * z.columns - column)
