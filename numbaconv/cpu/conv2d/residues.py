@@ -6,6 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...jit import kernel
+from ...parallel import launch, on_threads
+from ..correlate import zeros
+from ..layout import flat, flat_contiguous
+
+_PIXELS = 256  # of a task that fills
+
 
 class ResidueClass(NamedTuple):
     """Positions ``first + i * stride``; the gradient's positions are ``i + shift`` for each (shift, filter index)."""
@@ -30,5 +37,20 @@ def residue_classes(size: int, stride: int, dilation: int, before: int, taps: in
 
 
 def fill(out: np.ndarray, bias: np.ndarray | None) -> None:
-    """What a position gets that no tap reaches. out: (N, C, H, W)."""
-    out.transpose(0, 2, 3, 1)[...] = 0 if bias is None else bias
+    """What a position gets that no tap reaches. out: (N, C, H, W), channels-last."""
+    channels = out.shape[1]
+    if out.size:
+        values = zeros(channels, out.dtype) if bias is None else flat_contiguous(bias)
+        launch(_fill, -(-out.size // (channels * _PIXELS)), out.size * 0.15, flat(out), values, channels)
+
+
+@kernel
+def _fill(first, end, out, values, channels):
+    """Task: some pixels."""
+    if on_threads():
+        return
+    part = out[first * _PIXELS * channels : end * _PIXELS * channels]
+    for at in range(0, part.size, channels):
+        pixel = part[at : at + channels]
+        for c in range(channels):
+            pixel[c] = values[c]
