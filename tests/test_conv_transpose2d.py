@@ -10,6 +10,7 @@ import reference
 from cases import TRANSPOSE, each
 from compare import CHANNELS_LAST, LAYOUTS, Unchanged, assert_close, random_array
 
+import numbaconv
 from numbaconv import functional, layout_of
 
 pytestmark = pytest.mark.usefixtures("serial_float64")
@@ -37,6 +38,21 @@ def test_forward_and_backward(case, dtype, rng, run):
     wanted = reference.conv_transpose2d_backward(grad_output, x, weight, **case.arguments)
     for name, actual, value in zip(("grad_input", "grad_weight", "grad_bias"), result, wanted, strict=True):
         assert_close(actual, value, dtype, name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("algorithm", "channels", "weight_shape", "groups"),
+    [("direct", 4, (4, 5, 2, 2), 1), ("direct", 3, (3, 40, 1, 2), 1), ("depthwise", 16, (16, 1, 2, 2), 16)],
+)
+def test_bias_where_no_tap_reaches(algorithm, channels, weight_shape, groups, dtype, rng):
+    """Small problems take an algorithm that has no gaps to fill. 19 x 18 pixels of a result are two tasks."""
+    x, weight = random_array(rng, (1, channels, 5, 4), dtype), random_array(rng, weight_shape, dtype)
+    bias = random_array(rng, (weight_shape[1] * groups,), dtype)
+    arguments = {"stride": 4, "output_padding": (2, 3), "groups": groups}
+    with numbaconv.algorithm(algorithm):
+        output = functional.conv_transpose2d(x, weight, bias, **arguments)
+    assert_close(output, reference.conv_transpose2d(x, weight, bias, **arguments), dtype)
 
 
 def test_no_bias(rng, run):
