@@ -28,7 +28,7 @@ from ..layout import CHANNELS_FIRST, empty, flat, flat_contiguous, layout_of
 from ..local_array import local_array, zeroed_local_array
 from ..packing import Packed, columns_for
 from ..plane import copy_line, write_line
-from ..register_tile import WIDE_ROWS, WIDE_VECTORS, multiply_tile
+from ..register_tile import WIDE_ROWS, WIDE_VECTORS, multiply_near_tile
 from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
 from ..transpose import split_padded
@@ -244,12 +244,12 @@ def _correlate(
                 k = max(0, min(k, z.results - WIDE_ROWS))  # the last ones overlap those before
                 for turn in range(0, outer, per_call):
                     for d in range(0, z.inner, TERMS):
-                        multiply_tile(weight, z.weight_start + k * z.weight_row + d * z.weight_step,
-                                      weight_rows, turn * WIDE_ROWS, z.weight_step,
-                                      planes, start + d * z.plane_step, plane_offsets, turn, z.plane_step,
-                                      panel, k * panel_pitch + start, panel_rows, initial, 0, step,
-                                      min(per_call, outer - turn), min(TERMS, z.inner - d), turn == 0 and d == 0,
-                                      none, True, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+                        multiply_near_tile(weight, z.weight_start + k * z.weight_row + d * z.weight_step,
+                                           weight_rows, turn * WIDE_ROWS, z.weight_step,
+                                           planes, start + d * z.plane_step, plane_offsets, turn, z.plane_step,
+                                           panel, k * panel_pitch + start, panel_rows, initial, 0, step,
+                                           min(per_call, outer - turn), min(TERMS, z.inner - d), turn == 0 and d == 0,
+                                           none, True, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
         positions = (lines - 1) * z.pitch + z.columns
         for k in range(z.results):
             line = panel[k * panel_pitch :][:positions]
