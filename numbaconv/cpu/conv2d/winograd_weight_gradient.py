@@ -36,8 +36,8 @@ from ..transpose import transpose_block
 from .winograd_tile import transform_products, transform_taps
 from .winograd_tiling import PITCH_PADDING, Shape, Tiling, place, shape_of, tiles_along, transform_run
 
-# Of transformed patches and gradients; with 3 or 8 million up to 1.08 times the time. But each chunk reads and writes all
-# sums: where they are more than three times as many bytes, chunks are larger (512 channels: 6.4 instead of 10.7 ms).
+# Of transformed patches and gradients; with 3 or 8 million up to 1.08 times the time. But each chunk reads and writes
+# all sums: where they are over three times as many bytes, chunks are larger (512 channels: 6.4 instead of 10.7 ms).
 _CHUNK_BYTES = 5_000_000
 _TILES = 8  # of a task that transforms
 _CHANNELS = 48  # of a task of the products
