@@ -119,7 +119,8 @@ def _plan(results: int, problem: Conv2dProblem, flipped: bool, transformed: bool
     if transformed and fits and fused_run and tiles >= 8 * fused_run:
         run = _even_run(tiles, fused_run, cut)
     else:
-        chunk = max(_RUN_TILES, min(tiles, _CHUNK_BYTES // (shape.points * c * itemsize)))
+        most = max(2 * _RUN_TILES, _CHUNK_BYTES // (shape.points * c * itemsize))
+        chunk = max(1, -(-tiles // max(1, -(-tiles // most))))
         run = _even_run(min(chunk, tiles), _RUN_TILES, cut)
         row = cut.block * itemsize
         most = TERMS if transformed else max(32, min(_SEGMENT_BYTES, _SEGMENT_ALL_BYTES // shape.points) // row)
