@@ -396,7 +396,7 @@ def test_one_image(name, rng):
     assert_close(y, expected_of(model, image), "float32")
 
 
-@pytest.mark.parametrize("name", ["fused", "classifier", "residual", "a convolution alone"])
+@pytest.mark.parametrize("name", ["convolution", "fused", "classifier", "residual", "a convolution alone"])
 def test_any_strides(name, rng):
     model = made(name)
     big = random_array(rng, (5, 6, 18, 12), "float32")
@@ -439,7 +439,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("name", ["fused", "classifier", "residual", "reflect", "norm first", "a convolution alone"])
+@pytest.mark.parametrize(
+    "name", ["convolution", "fused", "classifier", "residual", "reflect", "norm first", "a convolution alone"]
+)
 def test_it_refuses_what_the_model_refuses_in_the_same_words(name, wrong):
     model = made(name).eval()
     predict = model.prepare()

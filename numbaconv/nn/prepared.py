@@ -168,18 +168,17 @@ class _Bordered:
         first = steps[0] if steps else None
         self._entry = first if isinstance(first, _Convolution) else None
         self._rest = _Chain(list(steps[1:])) if self._entry else chain
+        self._alone = self._entry.alone() if self._entry and len(steps) == 1 else None
 
     def __call__(self, x: Array) -> Array:
         if len(getattr(x, "shape", ())) != 4:
             return self._given_back(self._chain(x), "channels_first")
         backend, x = enter(self._op, x=x)
+        if self._alone is not None:  # its result is in the layout of x as it is
+            return self._alone(x)
         layout = backend.layout_of(x)
         x = backend.channels_last(x) if self._entry is None else self._entry(x, "channels_last")
         return self._given_back(self._rest(x), layout)
-
-    def alone(self) -> Step:
-        """The same, with as few calls in between as may be: a convolution gives its result in the layout of x."""
-        return self._entry.alone() if self._entry and not self._rest.steps else self
 
     def _given_back(self, y: Array, layout: str) -> Array:
         if len(getattr(y, "shape", ())) != 4 or layout == "channels_last":
@@ -329,7 +328,7 @@ class Prepared:
         set_once(self, "dtype", None if parameter is None else np.dtype(parameter.dtype))
         set_once(self, "device", "cpu" if parameter is None else place_of(parameter.data))
         shown = predict = _predictor(snapshot)
-        if isinstance(shown, (_Convolution, _FullyConnected, _Bordered)):
+        if isinstance(shown, (_Convolution, _FullyConnected)):
             predict = shown.alone()
         set_once(self, "_shown", shown)
         set_once(self, "_predict", predict)
