@@ -8,7 +8,7 @@ from compare import assert_close
 
 import numbaconv
 from numbaconv import functional
-from numbaconv.cpu.conv2d import depthwise
+from numbaconv.cpu.conv2d import depthwise, depthwise_planes
 from numbaconv.shapes import conv2d_problem
 
 # N, C, H, W; R, S; arguments. Widths of less than a run, of whole runs, and of one that overlaps the one before.
@@ -48,9 +48,9 @@ CASES = {
 @pytest.mark.reduced
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("group", [1, 2, 4, 8])
-@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("layout", ["channels_first", "channels_first_planes", "channels_last"])
 @pytest.mark.parametrize("case", CASES)
-def test_all_directions(case, layout, group, dtype, rng):
+def test_all_directions(case, layout, group, dtype, rng, monkeypatch):
     input_shape, (r, s), arguments = CASES[case]
     channels = input_shape[1]
     if channels % group:
@@ -70,6 +70,8 @@ def test_all_directions(case, layout, group, dtype, rng):
         reference.conv2d_backward_bias(grad_output),
     )
     x, weight, bias, grad_output = (a.astype(dtype) for a in (x, weight, bias, grad_output))
+    if layout == "channels_first_planes":  # narrow rows too
+        monkeypatch.setattr(depthwise_planes, "pays", lambda problem, itemsize: True)
     if layout == "channels_last":
         x, grad_output = numbaconv.channels_last(x), numbaconv.channels_last(grad_output)
     with numbaconv.algorithm("depthwise"):

@@ -130,7 +130,7 @@ def _pack(weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> Packed:
 
 def forward(problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
     """(N, C, P, Q): channels-last, or as x where its planes are convolved as they lie."""
-    if layout_of(x) == CHANNELS_FIRST and depthwise_planes.pays(problem):
+    if layout_of(x) == CHANNELS_FIRST and depthwise_planes.pays(problem, x.itemsize):
         return depthwise_planes.forward(problem, x, packed, relu)
     return _run(_forward_plan(problem), problem, problem.output_shape, x, packed, relu)
 

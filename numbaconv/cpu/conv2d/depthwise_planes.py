@@ -30,7 +30,9 @@ from .depthwise_tile import PLANES, group_run, run_length, sets_of, table_of
 
 _PLANE_BYTES = 1 << 15  # of a task: the smallest first-level cache
 _FEWEST_TASKS = 8  # enough to balance a few threads
-_FEWEST_COLUMNS = 4
+_FULL_ENOUGH = (
+    0.8  # of a vector, the columns: with 12 of 16, copies to channels-last and back take as long, with 7 half
+)
 
 
 class Planes(NamedTuple):
@@ -73,9 +75,9 @@ class _Plan(NamedTuple):
     work_ns: float
 
 
-def pays(problem: Conv2dProblem) -> bool:
-    """Whether a row fills enough of a vector."""
-    return problem.output_shape[3] >= _FEWEST_COLUMNS
+def pays(problem: Conv2dProblem, itemsize: int) -> bool:
+    """Whether a row of results fills enough of a vector."""
+    return problem.output_shape[3] * itemsize >= _FULL_ENOUGH * VECTOR_BYTES
 
 
 def forward(problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:

@@ -102,29 +102,8 @@ def _group_run(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         a = _Arguments(context, builder, signature, args)
-        (
-            _,
-            zeros,
-            _,
-            _,
-            rows,
-            _,
-            _,
-            _,
-            pixel_step,
-            _,
-            weight_step,
-            _,
-            floor,
-            _,
-            _,
-            channel,
-            ahead,
-            _,
-            out_ahead,
-            *_,
-            lanes,
-        ) = args
+        zeros, rows, pixel_step, weight_step, floor = (args[i] for i in (1, 4, 8, 10, 12))
+        channel, ahead, out_ahead, lanes = (args[i] for i in (15, 16, 18, 22))
         vec = a.vec
         x = builder.gep(a.data(0), [channel])
         weight, bias = (
