@@ -45,23 +45,33 @@ CASES = {
 }
 
 
-@pytest.mark.reduced
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("group", [1, 2, 4, 8])
-@pytest.mark.parametrize("layout", ["channels_first", "channels_first_planes", "channels_last"])
-@pytest.mark.parametrize("case", CASES)
-def test_all_directions(case, layout, group, dtype, rng, monkeypatch):
-    input_shape, (r, s), arguments = CASES[case]
+def problem_of(case, group):
+    """The problem, and the arguments of its convolution; None where it is none of depthwise's."""
+    input_shape, filter_size, arguments = CASES[case]
     channels = input_shape[1]
     if channels % group:
-        pytest.skip("no whole groups")
+        return None
     arguments = {**arguments, "groups": channels // group}
-    x, weight = rng.standard_normal(input_shape), rng.standard_normal((channels, group, r, s))
-    bias = rng.standard_normal(channels)
     options = [arguments.get(name, default) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1))]
-    problem = conv2d_problem(x.shape, weight.shape, bias.shape, *options, arguments["groups"])
-    if depthwise.supports(problem):
-        pytest.skip(depthwise.supports(problem))
+    weight_shape = channels, group, *filter_size
+    problem = conv2d_problem(input_shape, weight_shape, (channels,), *options, arguments["groups"])
+    return None if depthwise.supports(problem) else (problem, arguments)
+
+
+# Every number of taps in a row, and of channels a group, is another kernel for the weight-gradient: groups of 8 for one.
+OF_EIGHT = ("3x3", "1x3", "wide_inside", "tall")
+COMBINATIONS = [(case, group) for case in CASES for group in (1, 2, 4) if problem_of(case, group)]
+COMBINATIONS += [(case, 8) for case in OF_EIGHT]
+
+
+@pytest.mark.reduced
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layout", ["channels_first", "channels_first_planes", "channels_last"])
+@pytest.mark.parametrize(("case", "group"), COMBINATIONS)
+def test_all_directions(case, layout, group, dtype, rng, monkeypatch):
+    problem, arguments = problem_of(case, group)
+    x, weight = rng.standard_normal(problem.input_shape), rng.standard_normal(problem.weight_shape)
+    bias = rng.standard_normal(problem.weight_shape[0])
     expected = reference.conv2d(x, weight, bias, **arguments)
     grad_output = rng.standard_normal(expected.shape)
     wanted = (

@@ -100,7 +100,7 @@ def _plan(problem: Conv2dProblem, itemsize: int) -> _Plan:
     sets = sets_of([i * dh for i in range(r)], sh)
     reach, pitch = (r - 1) * dh, columns + (s - 1) * dw // sw
     fit = (_PLANE_BYTES // (group * sw * pitch * itemsize) - reach) // sh
-    tasks = max(-(-_FEWEST_TASKS // max(1, n * problem.groups)), -(-rows // max(8, fit)))
+    tasks = max(-(-_FEWEST_TASKS // max(1, n * problem.groups)), -(-rows // max(8, fit, reach // sh)))
     run = run_length(-(-rows // tasks), [len(one) for one in sets], 1)
     lines = min(rows, -(-rows // (tasks * run)) * run)
     runs = -(-lines // run) * -(-columns // lanes) * group
