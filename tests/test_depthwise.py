@@ -58,7 +58,7 @@ def problem_of(case, group):
     return None if depthwise.supports(problem) else (problem, arguments)
 
 
-# Every number of taps in a row, and of channels a group, is another kernel for the weight-gradient: groups of 8 for one.
+# Every number of taps in a row, and of channels a group, is another kernel of the weight-gradient: of 8 for one number.
 OF_EIGHT = ("3x3", "1x3", "wide_inside", "tall")
 COMBINATIONS = [(case, group) for case in CASES for group in (1, 2, 4) if problem_of(case, group)]
 COMBINATIONS += [(case, 8) for case in OF_EIGHT]
