@@ -30,9 +30,8 @@ from .depthwise_tile import PLANES, group_run, run_length, sets_of, table_of
 
 _PLANE_BYTES = 1 << 15  # of a task: the smallest first-level cache
 _FEWEST_TASKS = 8  # enough to balance a few threads
-_FULL_ENOUGH = (
-    0.8  # of a vector, the columns: with 12 of 16, copies to channels-last and back take as long, with 7 half
-)
+# Of a vector, the columns: with 12 of 16, copies to channels-last and back take as long, with 7 half.
+_FULL_ENOUGH = 0.8
 
 
 class Planes(NamedTuple):

@@ -62,7 +62,6 @@ class Planes(NamedTuple):
     plane_step: int
     weight_start: int
     weight_row: int  # from one result channel to the next
-    itemsize: int
 
     @property
     def tasks_per_image(self) -> int:
@@ -191,7 +190,7 @@ def _plan(
         ]
     planes = Planes(
         rows, columns, results, depth, height, width, *padding, lines, reach, pitch, plane,
-        inner, weight_step, plane_step, start, weight_strides[0], itemsize,
+        inner, weight_step, plane_step, start, weight_strides[0],
     )  # fmt: skip
     lanes = VECTOR_BYTES // itemsize
     multiplied = rows * pitch * (results + WIDE_ROWS - 1) * depth * r * s / lanes * 0.2
