@@ -223,10 +223,9 @@ def enter(op: str, optional: tuple[str, ...] = ("bias",), /, **arrays: Any) -> t
             if x is None and all(name in optional for name, y in arrays.items() if y is None):
                 continue
             return _enter_slowly(op, optional, arrays)
-        if x.dtype is not dtype:
-            if dtype is not None or (x.dtype is not _FLOAT32 and x.dtype is not _FLOAT64):
-                return _enter_slowly(op, optional, arrays)
-            dtype = x.dtype
+        other, dtype = dtype, x.dtype
+        if dtype is not other and (other is not None or (dtype is not _FLOAT32 and dtype is not _FLOAT64)):
+            return _enter_slowly(op, optional, arrays)
         if not x.flags.aligned:
             return _enter_slowly(op, optional, arrays)
     return cpu, *arrays.values()

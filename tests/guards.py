@@ -50,12 +50,13 @@ def guarded():
     def small_or_large(shape, dtype):
         return bands.empty(shape, dtype, math.prod(shape) * dtype.itemsize >= memory._SMALLEST_POOLED)
 
-    kept = memory.empty, memory.aligned_empty, memory._LARGEST_KEPT
-    memory.empty, memory.aligned_empty, memory._LARGEST_KEPT = small_or_large, bands.empty, -1  # no scratch is kept
+    kept = memory.empty, memory.small_empty, memory.aligned_empty, memory._LARGEST_KEPT
+    memory.empty, memory.small_empty, memory.aligned_empty = small_or_large, small_or_large, bands.empty
+    memory._LARGEST_KEPT = -1  # no scratch is kept
     try:
         yield
     finally:
-        memory.empty, memory.aligned_empty, memory._LARGEST_KEPT = kept
+        memory.empty, memory.small_empty, memory.aligned_empty, memory._LARGEST_KEPT = kept
     bands.check()
 
 

@@ -81,18 +81,15 @@ def prepare_linear(weight: np.ndarray, bias: np.ndarray | None) -> PreparedLinea
 def linear_backward(
     grad_output: np.ndarray, x: np.ndarray, weight: np.ndarray, needs: tuple[bool, bool, bool]
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    if linear_unpacked.pays_backward(x.shape[0], weight.shape):
+        return linear_unpacked.gradients(grad_output, x, weight, needs)
     grad_output = contiguous(grad_output)
     grad_input = grad_weight = None
-    unpacked = linear_unpacked.pays_backward(x.shape[0], weight.shape)
-    if needs[0] and unpacked:
-        grad_input = linear_unpacked.grad_input(grad_output, weight)
-    elif needs[0]:
+    if needs[0]:
         problem = _problem(x.shape[0], weight.shape)
         image = pointwise.backward_input(problem, _as_pixels(grad_output), weight[:, :, None, None], None)
         grad_input = image.transpose(0, 2, 3, 1).reshape(x.shape)
-    if needs[1] and unpacked:
-        grad_weight = linear_unpacked.grad_weight(grad_output, x)
-    elif needs[1]:
+    if needs[1]:
         # The inputs are the columns, so that rows of grad_weight are written as they lie.
         outputs, inputs = weight.shape
         grad_weight = empty(weight.shape, weight.dtype)

@@ -6,12 +6,17 @@ added in order. Bytes: one read.
 
 from __future__ import annotations
 
+import functools
+import math
+from typing import NamedTuple
+
 import numpy as np
 
 from ..jit import inline, kernel
 from ..parallel import launch, on_threads
-from .layout import around_axis, empty, flat
+from .layout import empty, flat
 from .line_tile import sum_columns, sum_wide
+from .local_array import local_array
 from .memory import scratch
 from .simd import VECTOR_BYTES
 
@@ -19,26 +24,44 @@ _TASKS = 16
 _CHANNELS = 128
 _SMALL = 1 << 17  # elements: one task, which writes the result itself
 _BLOCK = 4096  # elements read for all columns, from a first-level cache
+_NO_SHARES = np.empty(0)
+
+
+class _Plan(NamedTuple):
+    tasks: int
+    together: int  # pixels that are summed as if they were one with more channels
+    sizes: tuple[int, int, int]  # outer, channels of all together, inner
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(shape: tuple[int, ...], channels_inside: bool) -> _Plan:
+    """Of a dense array, whose channels are innermost or second to outermost."""
+    channels, pixels = shape[1], math.prod(shape[2:])
+    outer, inner = (shape[0] * pixels, 1) if channels_inside else (shape[0], pixels)
+    together = 1
+    if inner == 1:
+        # Few channels side by side are less than a vector.
+        while 2 * together * channels <= _CHANNELS and outer % (2 * together) == 0:
+            together *= 2
+    tasks = 1 if math.prod(shape) < _SMALL else _TASKS
+    return _Plan(tasks, together, (outer // together, channels * together, inner))
 
 
 def channel_sums(x: np.ndarray) -> np.ndarray:
     """(C,): the sum of a dense (N, C, ...) array over everything else."""
-    out = empty((x.shape[1],), x.dtype)
+    channels = x.shape[1]
+    out = empty((channels,), x.dtype)
     if x.size == 0:
         out[:] = 0
         return out
-    outer, inner = around_axis(x, 1)
-    channels, tasks, together = x.shape[1], 1 if x.size < _SMALL else _TASKS, 1
-    if inner == 1:
-        # Few channels side by side are less than a vector: some pixels are summed as if they were one with more.
-        while 2 * together * channels <= _CHANNELS and outer % (2 * together) == 0:
-            together *= 2
-    partial = scratch("channel sums", tasks * together * channels, np.dtype(np.float64))
-    sizes = outer // together, channels * together, inner
-    launch(_channel_sums, tasks, x.size * 0.15 if tasks > 1 else 0, flat(x), partial, out, tasks, *sizes)
-    if tasks > 1:
+    tasks, together, sizes = _plan(x.shape, not x.flags.c_contiguous)
+    if tasks == 1:  # `launch` would take as long
+        _channel_sums(-1, 1, flat(x), _NO_SHARES, out, *sizes)
+    else:
+        shares = scratch("channel sums", tasks * together * channels, np.dtype(np.float64))
+        launch(_channel_sums, tasks, x.size * 0.15, flat(x), shares, out, *sizes)
         with np.errstate(all="ignore"):
-            out[:] = partial.reshape(tasks * together, channels).sum(axis=0)
+            out[:] = shares.reshape(tasks * together, channels).sum(axis=0)
     return out
 
 
@@ -63,10 +86,16 @@ def _add_columns(x, begin, stop, channels, sums, at):
 
 
 @kernel
-def _channel_sums(first, end, x, partial, out, tasks, outer, channels, inner):
-    """The channels of `out` stand several times side by side where there are few."""
+def _channel_sums(first, end, x, shares, out, outer, channels, inner):
+    """Each task's share of the sums; without room for shares there is one task, which adds them up, too.
+
+    The channels of `out` stand several times side by side where there are few.
+    """
     if on_threads():
         return
+    alone = shares.size == 0
+    partial = local_array(channels) if alone else shares
+    tasks = 1 if alone else shares.size // channels
     for task in range(first, end):
         begin, stop = outer * task // tasks, outer * (task + 1) // tasks
         sums = task * channels
@@ -77,7 +106,7 @@ def _channel_sums(first, end, x, partial, out, tasks, outer, channels, inner):
             for c in range(channels):
                 for i in range(begin, stop):
                     partial[sums + c] += sum_wide(x, (i * channels + c) * inner, inner)
-        if tasks == 1:
+        if alone:
             for c in range(out.size):
                 total = 0.0
                 for v in range(c, channels, out.size):

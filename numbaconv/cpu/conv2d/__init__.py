@@ -97,20 +97,24 @@ def conv2d_backward(
     needs: tuple[bool, bool, bool],
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     layout = layout_of(grad_output)
-    grad_input = None
     if layout == CHANNELS_LAST or grad_output.size < _SMALL:
-        grad_output = dense(grad_output)
-        if needs[0]:
-            grad_input = conv2d_backward_input(problem, grad_output, weight)
-    else:
-        with temporaries():  # each copied once for the three
-            grad_output = channels_last(grad_output)
-            x = channels_last(x) if needs[1] else x
-            if needs[0]:
-                grad_input = conv2d_backward_input(problem, grad_output, weight)
-        grad_input = None if grad_input is None else in_layout(grad_input, layout)
-    return (
-        grad_input,
-        conv2d_backward_weight(problem, grad_output, x) if needs[1] else None,
-        channel_sums(grad_output) if needs[2] else None,
-    )
+        return _backward(problem, dense(grad_output), x, weight, needs)
+    with temporaries():  # each copied once for the three
+        grad_output = channels_last(grad_output)
+        x = channels_last(x) if needs[1] else x
+        grad_input, _, _ = _backward(problem, grad_output, x, weight, (needs[0], False, False))
+    grads = _backward(problem, grad_output, x, weight, (False, *needs[1:]))
+    return None if grad_input is None else in_layout(grad_input, layout), *grads[1:]
+
+
+def _backward(
+    problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarray, weight: np.ndarray, needs: tuple[bool, bool, bool]
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """Of a dense grad_output."""
+    name = forced()
+    grad_input = grad_weight = None
+    if needs[0]:
+        grad_input = choose(problem, "backward_input", name).backward_input(problem, grad_output, weight, None)
+    if needs[1]:
+        grad_weight = choose(problem, "backward_weight", name).backward_weight(problem, grad_output, dense(x))
+    return grad_input, grad_weight, channel_sums(grad_output) if needs[2] else None

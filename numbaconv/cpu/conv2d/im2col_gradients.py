@@ -40,7 +40,7 @@ def backward_weight(problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarr
     """(K, C // groups, R, S), C-contiguous."""
     out = empty(problem.weight_shape, x.dtype)
     sizes = sizes_for(problem, layout_of(x), layout_of(grad_output))
-    args = flat(grad_output), flat(x), out.reshape(-1), problem.input_shape[0], sizes
+    args = flat(grad_output), flat(x), out.ravel(), problem.input_shape[0], sizes
     launch(_weight_gradient, problem.groups, problem.multiply_adds * 0.3, *args)
     return out
 
