@@ -10,6 +10,7 @@ Two dense memory orders are native: ``channels_first`` (C order) and ``channels_
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 
 import numpy as np
@@ -196,9 +197,12 @@ def planes(x: np.ndarray) -> tuple[int, int]:
 
 def around_axis(x: np.ndarray, axis: int) -> tuple[int, int]:
     """(outer, inner) of a dense array seen as (outer, size of `axis`, inner)."""
-    if x.flags.c_contiguous:
-        return math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
-    order = (0, 2, 3, 1)
-    position = order.index(axis)
-    sizes = [x.shape[a] for a in order]
+    return _around_axis(x.shape, axis, x.flags.c_contiguous)
+
+
+@functools.lru_cache(maxsize=4096)
+def _around_axis(shape: tuple[int, ...], axis: int, in_order: bool) -> tuple[int, int]:
+    order = range(len(shape)) if in_order else (0, 2, 3, 1)
+    sizes = [shape[a] for a in order]
+    position = list(order).index(axis)
     return math.prod(sizes[:position]), math.prod(sizes[position + 1 :])

@@ -70,19 +70,16 @@ def _reduced(
 
 def cross_entropy_backward(grad_output, x, target, label_smoothing, ignore_index, reduction):
     x = dense(x)
-    weights = np.empty(x.shape[:1] + x.shape[2:], _FLOAT64)
-    weights[...] = grad_output
-    weights = weights.reshape(-1)
-    used = weights.size
-    arguments: tuple[Any, ...]
-    by_class = target.dtype.kind != "f"
+    shape = x.shape[:1] + x.shape[2:]
+    used = math.prod(shape)
+    by_class, ignored = target.dtype.kind != "f", None
     if by_class:
         labels, ignored = _labels("cross_entropy_backward", target, x, ignore_index)
-        if ignored is not None:
-            weights[ignored] = 0
-            used -= int(np.count_nonzero(ignored))
-    if reduction == "mean":
-        weights /= max(used, 1)
+        used -= 0 if ignored is None else int(np.count_nonzero(ignored))
+    each = grad_output / max(used, 1) if reduction == "mean" else grad_output
+    weights = np.full(shape, each, _FLOAT64).reshape(-1)
+    if ignored is not None:
+        weights[ignored] = 0
     if by_class and cross_entropy_rows.pays(x):
         return cross_entropy_rows.class_gradients(x, labels, weights, label_smoothing)
     out, blocks, work_ns = empty_like(x), blocks_of(x, 1), x.size * NS_PER_ELEMENT

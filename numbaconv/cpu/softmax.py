@@ -8,6 +8,7 @@ included. Tiles, `Blocks` and the helpers also serve the cross-entropy.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -40,8 +41,11 @@ class Blocks(NamedTuple):
 
 
 def blocks_of(x: np.ndarray, axis: int) -> Blocks:
-    outer, inner = around_axis(x, axis)
-    channels = x.shape[axis]
+    return _blocks(x.shape[axis], *around_axis(x, axis))
+
+
+@functools.lru_cache(maxsize=4096)
+def _blocks(channels: int, outer: int, inner: int) -> Blocks:
     number = -(-outer // WIDTH) if inner == 1 else outer * -(-inner // WIDTH)
     return Blocks(outer, channels, inner, number, max(_TASK // (WIDTH * max(channels, 1)), 1))
 
