@@ -9,8 +9,8 @@ results.
 
 The input-gradient at stride 1 is the same with the filter's elements in reverse order and c and k exchanged.
 
-Cost: 2 * pixels * (channels rounded up to 6) * terms flops, times pitch / columns; planes are written once and
-read from the first two cache levels.
+Cost: 2 * pixels * (channels rounded up to tiles of 5 or 6) * terms flops, times pitch / columns; planes are written
+once and read from the first two cache levels.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ _PLANE_BYTES = 1 << 17  # of a task; half of the smallest second-level cache
 _FEWEST_TASKS = 8  # enough to balance a few threads
 # Of a vector's lane, to that of the wide tile over channels: results computed for nothing, and copies (measured).
 _COST = {"forward": 1.25, "backward_input": 1.25, "backward_weight": 3.0}
+_SHORT_ROWS = 5  # of a tile: ten results are two of these, sixteen two and one of six
 _FEWEST_TERMS = 16  # below, copying takes longer than multiplying
 
 
@@ -217,10 +218,17 @@ def _correlate(
     panel_rows = local_array(WIDE_ROWS, np.int64)
     outer = weight_offsets.size
     weight_rows = local_array(outer * WIDE_ROWS, np.int64)
+    short_rows = local_array(outer * _SHORT_ROWS, np.int64)
     for m in range(WIDE_ROWS):
         panel_rows[m] = m * panel_pitch
         for i in range(outer):  # rows beyond the last result repeat it
-            weight_rows[i * WIDE_ROWS + m] = min(m, z.results - 1) * z.weight_row + weight_offsets[i]
+            at = min(m, z.results - 1) * z.weight_row + weight_offsets[i]
+            weight_rows[i * WIDE_ROWS + m] = at
+            if m < _SHORT_ROWS:
+                short_rows[i * _SHORT_ROWS + m] = at
+    tiles = (z.results + WIDE_ROWS - 1) // WIDE_ROWS
+    tall = tiles - (tiles * WIDE_ROWS - z.results)  # the others are short
+    tall = tall if tall >= 0 else tiles
     initial = zeroed_local_array(step, source.dtype)
     per_call = max(1, TERMS // z.inner)
     none = out.dtype.type(-np.inf)
@@ -239,16 +247,25 @@ def _correlate(
             copy_line(source, at, source_strides[3], source_strides[1], z.depth, z.pitch if outside else j0,
                       z.pitch if outside else j1, z.pitch, planes, i * z.pitch, z.plane, room)  # fmt: skip
         for start in range(0, (lines - 1) * z.pitch + z.columns, step):
-            for k in range(0, z.results, WIDE_ROWS):
-                k = max(0, min(k, z.results - WIDE_ROWS))  # the last ones overlap those before
+            for t in range(tiles):
+                k = t * WIDE_ROWS - max(0, t - tall)
+                k = max(0, min(k, z.results - WIDE_ROWS)) if t < tall else k  # the last ones overlap those before
+                to = k * panel_pitch + start
                 for turn in range(0, outer, per_call):
+                    turns = min(per_call, outer - turn)
                     for d in range(0, z.inner, TERMS):
-                        multiply_near_tile(weight, z.weight_start + k * z.weight_row + d * z.weight_step,
-                                           weight_rows, turn * WIDE_ROWS, z.weight_step,
-                                           planes, start + d * z.plane_step, plane_offsets, turn, z.plane_step,
-                                           panel, k * panel_pitch + start, panel_rows, initial, 0, step,
-                                           min(per_call, outer - turn), min(TERMS, z.inner - d), turn == 0 and d == 0,
-                                           none, True, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+                        at = z.weight_start + k * z.weight_row + d * z.weight_step
+                        terms, initially = min(TERMS, z.inner - d), turn == 0 and d == 0
+                        if t < tall:
+                            multiply_near_tile(weight, at, weight_rows, turn * WIDE_ROWS, z.weight_step,
+                                               planes, start + d * z.plane_step, plane_offsets, turn, z.plane_step,
+                                               panel, to, panel_rows, initial, 0, step, turns, terms, initially,
+                                               none, True, WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+                        else:
+                            multiply_near_tile(weight, at, short_rows, turn * _SHORT_ROWS, z.weight_step,
+                                               planes, start + d * z.plane_step, plane_offsets, turn, z.plane_step,
+                                               panel, to, panel_rows, initial, 0, step, turns, terms, initially,
+                                               none, True, _SHORT_ROWS, WIDE_VECTORS)  # fmt: skip
         positions = (lines - 1) * z.pitch + z.columns
         for k in range(z.results):
             line = panel[k * panel_pitch :][:positions]
