@@ -41,7 +41,7 @@ def _constant(value: int) -> ir.Constant:
     return ir.Constant(_INT, value)
 
 
-def _tile(fetch_rows: bool) -> Any:
+def _tile(fetch: bool) -> Any:
     @intrinsic(prefer_literal=True)
     def multiply_tile(
         typing_context: Any, a: Any, a_start: Any, a_offsets: Any, a_table: Any, a_step: Any,
@@ -65,7 +65,7 @@ def _tile(fetch_rows: bool) -> Any:
                 """Where the array at a position begins, with the start that is the argument after it."""
                 return vec.opaque(builder.gep(data(array), [args[array + 1]]))
 
-            _emit_tile(builder, vec, tile, fetch_rows and tile == WIDE, _TileArguments(
+            _emit_tile(builder, vec, tile, fetch and tile == WIDE, _TileArguments(
                 a=at(0), a_offsets=at(2), a_step=args[4], b=at(5), b_offsets=at(7), b_step=args[9],
                 out=at(10), out_offsets=data(12),
                 initial=builder.gep(data(13), [args[14]]),
@@ -98,8 +98,9 @@ def _tile(fetch_rows: bool) -> Any:
 # Of the wide tile, what follows the last row by as much as the second follows the first is fetched into the
 # second-level cache: the rows of the next tile, which the processor does not see coming. (A 1x1 layer of 256 channels
 # and one to 256 take 1.1 to 1.5 times as long without; other tiles, of fewer multiply-adds a term, are slower with it.)
-multiply_tile: Any = _tile(fetch_rows=True)
-multiply_near_tile: Any = _tile(fetch_rows=False)  # for an a that is in the first-level cache
+# So are its results, where that is worth it (simd.py).
+multiply_tile: Any = _tile(fetch=True)
+multiply_near_tile: Any = _tile(fetch=False)  # for an a that is in the first-level cache
 
 
 class _TileArguments(NamedTuple):
@@ -120,19 +121,21 @@ class _TileArguments(NamedTuple):
     spills: Any
 
 
-def _emit_tile(builder: Any, vec: Vectors, tile: Tile, fetch_rows: bool, t: _TileArguments) -> None:
+def _emit_tile(builder: Any, vec: Vectors, tile: Tile, fetch: bool, t: _TileArguments) -> None:
     every = [(m, v) for m in range(tile.rows) for v in range(tile.vectors)]
     sums = _zero_sums(vec, tile)
     out_rows = [
         builder.gep(t.out, [builder.load(builder.gep(t.out_offsets, [_constant(m)]))]) for m in range(tile.rows)
     ]
     out_at = {(m, v): vec.at(out_rows[m], _constant(v * vec.lanes)) for m, v in every}
+    for m, v in every if fetch else ():
+        vec.prefetch_result(out_rows[m], _constant(v * vec.lanes))
 
     def a_offset(m: int) -> Any:
         return builder.load(builder.gep(t.a_offsets, [_constant(m)]))
 
     ahead_of_first = builder.sub(builder.add(a_offset(tile.rows - 1), a_offset(1)), a_offset(0))
-    a_ahead = builder.sub(ahead_of_first, a_offset(0)) if fetch_rows else None
+    a_ahead = builder.sub(ahead_of_first, a_offset(0)) if fetch else None
     with cgutils.for_range(builder, t.outer) as outer:
         table = builder.mul(outer.index, _constant(tile.rows))
         a_rows = []

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from llvmlite import binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, codegen, config
 
@@ -26,7 +27,16 @@ def _vector_bytes(features: set[str]) -> int:
     return 32 if "+avx2" in features else 16
 
 
+def _target_cpu() -> str:
+    name = vars(config)["CPU_NAME"]
+    return str(llvm.get_host_cpu_name() if name is None else name)
+
+
 VECTOR_BYTES = _vector_bytes(_target_features())
+
+# Zen 4 waits at stores to lines that are in none of its caches: where those are fetched some hundred cycles before, a
+# 1x1 layer to 256 channels is 1.3 times as fast, one to 1,024 1.05. Zen 5 loses 5 % by it; others were not measured.
+_WAITS_AT_STORES = _target_cpu() == "znver4"
 
 _INT = ir.IntType(64)
 _INT32 = ir.IntType(32)
@@ -59,6 +69,11 @@ class Vectors:
         function = self._function("llvm.prefetch.p0", ir.VoidType(), *kinds)
         constants = [ir.Constant(_INT32, value) for value in (0, 3 if first_level else 2, 1)]  # to read; where; data
         self.builder.call(function, [self.at(pointer, offset), *constants])
+
+    def prefetch_result(self, pointer: Any, offset: Any) -> None:
+        """Fetches a line that will be written soon, on processors that would wait for it."""
+        if _WAITS_AT_STORES:
+            self.prefetch(pointer, offset, first_level=False)
 
     def opaque(self, pointer: Any) -> Any:
         """The same pointer, of which LLVM does not know how it came about.

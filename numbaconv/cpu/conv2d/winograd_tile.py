@@ -35,6 +35,9 @@ class _Value:
         return _Value(self.vec, self.vec.builder.fmul(self.value, constant))
 
 
+# Of a point: those of the next tiles follow.
+_VECTORS_AHEAD = 16
+
 Transform = Callable[[Sequence[Any]], list[Any]]
 
 
@@ -74,6 +77,7 @@ def _store_grid(vec: Vectors, out: Any, start: Any, pitch: Any, grid: list[list[
         for j, value in enumerate(line):
             offset = builder.add(start, builder.mul(pitch, _constant(i * width + j)))
             builder.store(value.value, vec.at(out, offset), align=vec.itemsize)
+            vec.prefetch_result(out, builder.add(offset, _constant(_VECTORS_AHEAD * vec.lanes)))
 
 
 def _overlapping(vec: Vectors, count: Any) -> tuple[Any, Callable[[Any], Any]]:
