@@ -56,6 +56,18 @@ def test_a_weight_packed_for_all_tasks(size, rng, run, monkeypatch):
     assert_close(run(functional.linear, x, weight, bias), reference.linear(x, weight, bias), "float32")
 
 
+@pytest.mark.parametrize("size", [(7, 70, 11), (33, 600, 15), (8, 605, 70), (600, 3, 4)], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS_2D)
+def test_gradients_of_every_layout(layout, size, rng, run):
+    """Of small and of large layers, and of those that are packed."""
+    x, weight, _, grad_output = arrays(size, rng, "float32")
+    x, weight, grad_output = (LAYOUTS_2D[layout](a) for a in (x, weight, grad_output))
+    wanted = reference.linear_backward(grad_output, x, weight)
+    result = run(functional.linear_backward, grad_output, x, weight)
+    for name, actual, value in zip(("grad_input", "grad_weight", "grad_bias"), result, wanted, strict=True):
+        assert_close(actual, value, "float32", name, looser=10)  # broadcast terms round to the same side each time
+
+
 @pytest.mark.parametrize("needs", list(itertools.product([True, False], repeat=3)))
 def test_needs(needs, rng, run):
     x, weight, _, grad_output = arrays((7, 20, 11), rng, "float32")

@@ -16,7 +16,7 @@ from ..jit import inline, kernel
 from ..parallel import launch, on_threads_flushing
 from . import memory
 from .dot_tile import dot_tile
-from .layout import empty, flat_contiguous
+from .layout import contiguous, empty, flat, flat_contiguous
 from .local_array import local_array, zeroed_local_array
 from .reduce import channel_sums
 from .register_tile import WIDE_ROWS, WIDE_VECTORS, multiply_panel
@@ -105,7 +105,8 @@ def gradients(
     rows, outputs = grad_output.shape
     inputs = x.shape[1]
     dtype = x.dtype
-    a, nothing = flat_contiguous(grad_output), _nothing(dtype)
+    grad_output = contiguous(grad_output)
+    a, nothing = flat(grad_output), _nothing(dtype)
     grad_input = empty(x.shape, dtype) if needs[0] else None
     grad_weight = empty(weight.shape, dtype) if needs[1] else None
     of_input = nothing if grad_input is None else grad_input.ravel()
