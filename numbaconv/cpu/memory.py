@@ -35,7 +35,7 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype, nbytes: int) -> np.ndarray:
     raw = _raw(nbytes)
-    return np.ndarray(shape, dtype, raw, -_addressof(_from_buffer(raw)) % _ALIGNMENT)
+    return np.ndarray(shape, dtype, raw, _to_line(raw))
 
 
 def _raw(nbytes: int) -> np.ndarray:
@@ -86,7 +86,7 @@ def address_of(x: np.ndarray) -> int:
 
 def _to_line(raw: np.ndarray) -> int:
     """Where its first cache line begins."""
-    return -address_of(raw) % _ALIGNMENT
+    return -_addressof(_from_buffer(raw)) % _ALIGNMENT
 
 
 def _references(buffers: list[np.ndarray], index: int) -> int:

@@ -7,14 +7,12 @@ added in order. Bytes: one read.
 from __future__ import annotations
 
 import functools
-import math
-from typing import NamedTuple
 
 import numpy as np
 
 from ..jit import inline, kernel
 from ..parallel import launch, on_threads
-from .layout import empty, flat
+from .layout import around_axis, empty, flat
 from .line_tile import sum_columns, sum_wide
 from .local_array import local_array
 from .memory import scratch
@@ -27,24 +25,15 @@ _BLOCK = 4096  # elements read for all columns, from a first-level cache
 _NO_SHARES = np.empty(0)
 
 
-class _Plan(NamedTuple):
-    tasks: int
-    together: int  # pixels that are summed as if they were one with more channels
-    sizes: tuple[int, int, int]  # outer, channels of all together, inner
-
-
 @functools.lru_cache(maxsize=4096)
-def _plan(shape: tuple[int, ...], channels_inside: bool) -> _Plan:
-    """Of a dense array, whose channels are innermost or second to outermost."""
-    channels, pixels = shape[1], math.prod(shape[2:])
-    outer, inner = (shape[0] * pixels, 1) if channels_inside else (shape[0], pixels)
+def _sizes(channels: int, outer: int, inner: int) -> tuple[int, int, int]:
+    """(outer, channels, inner) for the kernel: some pixels may be summed as if they were one with more channels."""
     together = 1
     if inner == 1:
         # Few channels side by side are less than a vector.
         while 2 * together * channels <= _CHANNELS and outer % (2 * together) == 0:
             together *= 2
-    tasks = 1 if math.prod(shape) < _SMALL else _TASKS
-    return _Plan(tasks, together, (outer // together, channels * together, inner))
+    return outer // together, channels * together, inner
 
 
 def channel_sums(x: np.ndarray) -> np.ndarray:
@@ -54,14 +43,14 @@ def channel_sums(x: np.ndarray) -> np.ndarray:
     if x.size == 0:
         out[:] = 0
         return out
-    tasks, together, sizes = _plan(x.shape, not x.flags.c_contiguous)
-    if tasks == 1:  # `launch` would take as long
+    sizes = _sizes(channels, *around_axis(x, 1))
+    if x.size < _SMALL:  # one task: `launch` would take as long
         _channel_sums(-1, 1, flat(x), _NO_SHARES, out, *sizes)
     else:
-        shares = scratch("channel sums", tasks * together * channels, np.dtype(np.float64))
-        launch(_channel_sums, tasks, x.size * 0.15, flat(x), shares, out, *sizes)
+        shares = scratch("channel sums", _TASKS * sizes[1], np.dtype(np.float64))
+        launch(_channel_sums, _TASKS, x.size * 0.15, flat(x), shares, out, *sizes)
         with np.errstate(all="ignore"):
-            out[:] = shares.reshape(tasks * together, channels).sum(axis=0)
+            out[:] = shares.reshape(-1, channels).sum(axis=0)
     return out
 
 

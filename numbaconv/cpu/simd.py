@@ -35,7 +35,8 @@ def _target_cpu() -> str:
 VECTOR_BYTES = _vector_bytes(_target_features())
 
 # Zen 4 waits at stores to lines that are in none of its caches: where those are fetched some hundred cycles before, a
-# 1x1 layer to 256 channels is 1.3 times as fast, one to 1,024 1.05. Zen 5 loses 5 % by it; others were not measured.
+# 1x1 layer to 256 channels is 1.3 times as fast, one to 1,024 1.05. A like attempt lost 5 % on Zen 5; others are not
+# measured.
 _WAITS_AT_STORES = _target_cpu() == "znver4"
 
 _INT = ir.IntType(64)
