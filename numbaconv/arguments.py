@@ -83,8 +83,10 @@ def remembered(function: Callable[..., Any]) -> Any:
     shapes = sum(name.endswith("_shape") for name in names)  # they come first
 
     def of_arrays(*args: Any, **kwargs: Any) -> Any:
-        others = [value if type(value) is int else hashable(value) for value in args[shapes:]]
-        return cached(*args[:shapes], *others, **kwargs)
+        for value in args[shapes:]:
+            if type(value) is not int:
+                return cached(*args[:shapes], *map(hashable, args[shapes:]), **kwargs)
+        return cached(*args, **kwargs)
 
     remember.of_arrays = of_arrays  # type: ignore[attr-defined]
     return remember

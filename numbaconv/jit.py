@@ -35,6 +35,7 @@ __all__ = [
     "helper",
     "inline",
     "kernel",
+    "machine_code",
     "never_inline",
 ]
 
@@ -55,6 +56,14 @@ def kernel(function: Callable[..., Any]) -> Any:
     dispatcher._cache = KernelCache(function)
     dispatcher._compiler.compile = announced(dispatcher._compiler.compile)
     return dispatcher
+
+
+def machine_code(kernel: Any, *args: Any) -> Any:
+    """What a kernel runs for arguments of these types; to be called with no others, which are not looked at.
+
+    A call of the kernel finds it anew, in a quarter of a microsecond.
+    """
+    return kernel.compile(tuple(map(kernel.typeof_pyval, args)))
 
 
 def helper(function: Callable[..., Any]) -> Any:

@@ -13,13 +13,16 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from .simd import VECTOR_BYTES, Vectors
+from .simd import VECTOR_BYTES, Vectors, rolled_loop
+
+# Columns of a tile of four rows: as many sums as half the registers, or fewer.
+DOT_COLUMNS = 4 if VECTOR_BYTES == 64 else 2
 
 _INT = ir.IntType(64)
 
 
 def _add_lanes(vec: Vectors, values: list[Any]) -> list[Any]:
-    """The sums of the lanes of 1, 2, 4 or 8 vectors, side by side in as few vectors as hold them.
+    """The sums of the lanes of 1, 2, 4, 8 or 16 vectors, side by side in as few vectors as hold them.
 
     Halves upon halves: one order, whatever the target. Two vectors of halves are one whole vector, so that eight sums
     take 23 instructions instead of 72.
@@ -72,7 +75,7 @@ def _dot_tile(
                 builder.store(total, sums[m, k])
 
         whole = builder.udiv(terms, lanes)
-        with cgutils.for_range(builder, whole) as loop:
+        with rolled_loop(builder, whole) as loop:
             at = builder.mul(loop.index, lanes)
             add_products([vec.load(row, at) for row in a_rows], [vec.load(row, at) for row in b_rows])
         at = builder.mul(whole, lanes)

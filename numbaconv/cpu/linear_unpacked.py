@@ -15,7 +15,7 @@ import numpy as np
 from ..jit import inline, kernel
 from ..parallel import launch, on_threads_flushing
 from . import memory
-from .dot_tile import dot_tile
+from .dot_tile import DOT_COLUMNS, dot_tile
 from .layout import contiguous, empty, flat, flat_contiguous
 from .local_array import local_array, zeroed_local_array
 from .reduce import channel_sums
@@ -78,9 +78,9 @@ def _dots(first, end, x, weight, bias, out, relu, outputs):
                     terms = min(_TERMS, inputs - j)
                     a, b, to = m * inputs + j, o * inputs + j, m * outputs + o
                     if together == 4:
-                        dot_tile(x, a, inputs, weight, b, inputs, terms, out, to, outputs, j == 0, 4, 2)
-                        dot_tile(x, a, inputs, weight, b + 2 * inputs, inputs, terms, out, to + 2, outputs, j == 0,
-                                 4, 2)  # fmt: skip
+                        for k in range(0, 4, DOT_COLUMNS):
+                            dot_tile(x, a, inputs, weight, b + k * inputs, inputs, terms, out, to + k, outputs, j == 0,
+                                     4, DOT_COLUMNS)  # fmt: skip
                     elif columns == 4:
                         dot_tile(x, a, inputs, weight, b, inputs, terms, out, to, outputs, j == 0, 1, 4)
                     else:

@@ -11,7 +11,7 @@ import ctypes
 import math
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +214,11 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     if pool is None and nbytes > _LARGEST_OF_HEAP:
         pool = _kept_pool()
     return _aligned(shape, dtype, nbytes) if pool is None else pool.empty(shape, dtype)
+
+
+def empty_for(shape: tuple[int, ...], dtype: np.dtype) -> Callable[[tuple[int, ...], np.dtype], np.ndarray]:
+    """`empty`, or what it comes down to for arrays of this shape."""
+    return empty if math.prod(shape) * dtype.itemsize >= _SMALLEST_POOLED else small_empty
 
 
 _LARGEST_KEPT = 1 << 28  # bytes; larger scratch is not kept between calls

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from ..arguments import batched, integer
 from ..backend import enter
@@ -42,7 +43,7 @@ class PreparedConv2d:
     def __call__(self, x: Array, layout: str | None = None) -> Array:
         """The result for x, in `layout`; None: in that of x."""
         # The usual case: an array like one that was checked before.
-        if type(x) is np.ndarray and x.dtype is self._dtype and x.flags.aligned:
+        if type(x) is ndarray and x.dtype is self._dtype and x.flags.aligned:
             problem = self._problems.get(x.shape)
             if problem is not None:
                 return self._convolve(problem, x, self._relu, layout)
@@ -103,7 +104,7 @@ class PreparedLinear:
 
     def __call__(self, x: Array) -> Array:
         """The result for x."""
-        if type(x) is np.ndarray and x.dtype is self._dtype and x.flags.aligned:
+        if type(x) is ndarray and x.dtype is self._dtype and x.flags.aligned:
             shape = x.shape
             if len(shape) == 2 and shape[1] == self._features:
                 return self._multiply(x, self._relu)

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import functional as F
 from ..backend import enter, place_of, to_device, to_host
-from ..errors import ArgumentError, message
+from ..errors import ArgumentError, NumbaconvError, message
 from .activation import ReLU
 from .containers import Concat, Residual, Sequential, add_branches, in_channels_last
 from .conv import Conv2d
@@ -168,14 +168,15 @@ class _Bordered:
         first = steps[0] if steps else None
         self._entry = first if isinstance(first, _Convolution) else None
         self._rest = _Chain(list(steps[1:])) if self._entry else chain
-        self._alone = self._entry.alone() if self._entry and len(steps) == 1 else None
+
+    def alone(self) -> Step:
+        """The same, with as few calls in between as may be: one convolution gives what the container would."""
+        return self._entry.alone() if self._entry and not self._rest.steps else self
 
     def __call__(self, x: Array) -> Array:
         if len(getattr(x, "shape", ())) != 4:
             return self._given_back(self._chain(x), "channels_first")
         backend, x = enter(self._op, x=x)
-        if self._alone is not None:  # its result is in the layout of x as it is
-            return self._alone(x)
         layout = backend.layout_of(x)
         x = backend.channels_last(x) if self._entry is None else self._entry(x, "channels_last")
         return self._given_back(self._rest(x), layout)
@@ -328,14 +329,19 @@ class Prepared:
         set_once(self, "dtype", None if parameter is None else np.dtype(parameter.dtype))
         set_once(self, "device", "cpu" if parameter is None else place_of(parameter.data))
         shown = predict = _predictor(snapshot)
-        if isinstance(shown, (_Convolution, _FullyConnected)):
+        if isinstance(shown, (_Convolution, _FullyConnected, _Bordered)):
             predict = shown.alone()
         set_once(self, "_shown", shown)
         set_once(self, "_predict", predict)
 
     def __call__(self, x: Array) -> Array:
         """The model's output in eval mode, to rounding, in the layout of x."""
-        return self._predict(x)
+        try:
+            return self._predict(x)
+        except NumbaconvError:
+            if self._predict is self._shown:
+                raise
+        return self._shown(x)  # refuses in the words of the model
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"Prepared: {name} cannot be set. Change the model, and prepare it again.")

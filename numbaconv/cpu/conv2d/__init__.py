@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from ...algorithm import forced
@@ -23,6 +26,7 @@ __all__ = [
 ]
 
 
+_MOST_CALLS = 256  # that a prepared layer keeps
 _SMALL = 1 << 13  # elements: first touch of so little does not matter
 
 
@@ -41,8 +45,8 @@ def _forward(
     x, layout_of_x = dense_in(x)
     if layout is None:
         layout = layout_of_x
-        if algorithm.keeps_layout:
-            return algorithm.forward(problem, x, packed, relu)
+        if algorithm.bind is not None:
+            return algorithm.forward(problem, x, packed, relu, layout)
     if layout == CHANNELS_LAST or x.size < _SMALL:
         return in_layout(algorithm.forward(problem, x, packed, relu), layout)
     with temporaries():
@@ -53,19 +57,31 @@ def _forward(
 class PreparedConv2d:
     """A convolution of one layer, for prediction: its weights are copied once, and packed once per algorithm.
 
-    Algorithms differ with the size of x; what they want of the weights does not, so it is kept by their names.
+    Algorithms differ with the size of x; what they want of the weights does not, so it is kept by their names. Small
+    calls, which take as long to prepare as to compute, are kept by all that they depend on.
     """
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray | None) -> None:
         self._weight = weight.copy()
         self._bias = None if bias is None else bias.copy()
         self._packed: dict[str, Packed] = {}
+        self._calls: dict[Any, Callable[[np.ndarray], np.ndarray]] = {}
 
     def __call__(self, problem: Conv2dProblem, x: np.ndarray, relu: bool, layout: str | None = None) -> np.ndarray:
-        algorithm = choose(problem, "forward", forced())
+        name = forced()
+        if self._calls and layout is None and name is None:
+            call = self._calls.get((x.shape, x.strides, relu))
+            if call is not None:
+                return call(x)
+        algorithm = choose(problem, "forward", name)
         packed = self._packed.get(algorithm.name)
         if packed is None:  # two threads may both do it: the results are the same
             packed = self._packed[algorithm.name] = algorithm.pack_weight(problem, self._weight, self._bias, True)
+        if algorithm.bind is not None and name is None and dense(x) is x:
+            if len(self._calls) >= _MOST_CALLS:
+                self._calls.clear()
+            key = x.shape, x.strides, relu
+            self._calls[key] = algorithm.bind(problem, packed, relu, layout_of(x), x.dtype)
         return _forward(algorithm, problem, x, packed, relu, layout)
 
 

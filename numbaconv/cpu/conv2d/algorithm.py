@@ -21,14 +21,15 @@ class Algorithm(NamedTuple):
     The forward pass has two steps, so that the first can be done once: ``pack_weight(problem, weight, bias, kept)``,
     whose result depends on the layer and not on the size of x, and is scratch, gone at the next call, unless `kept`;
     and ``forward(problem, x, packed, relu)``, whose x is dense and whose result is dense in either order, as comes
-    naturally: `conv2d` brings it into that of x. One that always comes in that of x says so (`keeps_layout`).
+    naturally: `conv2d` brings it into that of x. One that gives it in that of x, whose ``forward`` can be told, has
+    ``bind(problem, packed, relu, layout, dtype)`` too: a function of x, all that does not depend on x decided.
     """
 
     name: str
     supports: Callable[[Conv2dProblem], str]
     pack_weight: Callable[[Conv2dProblem, np.ndarray, np.ndarray | None, bool], Packed] | Any
-    forward: Callable[[Conv2dProblem, np.ndarray, Packed, bool], np.ndarray] | Any
+    forward: Callable[..., np.ndarray] | Any
     backward_input: Callable[[Conv2dProblem, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray] | Any
     backward_weight: Callable[[Conv2dProblem, np.ndarray, np.ndarray], np.ndarray] | Any
     pays: Callable[[Conv2dProblem, str], str] = lambda problem, direction: ""
-    keeps_layout: bool = False
+    bind: Callable[[Conv2dProblem, Packed, bool, str, np.dtype], Callable[[np.ndarray], np.ndarray]] | None = None

@@ -8,19 +8,19 @@ and a filter. A call of a tenth of a million multiply-adds takes 15 us this way,
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...jit import helper, kernel
+from ...jit import helper, kernel, machine_code
 from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem, Shape4
 from .. import memory
 from ..correlate import lowest
-from ..dot_tile import dot_tile
+from ..dot_tile import DOT_COLUMNS, dot_tile
 from ..layout import CHANNELS_FIRST, flat, flat_contiguous, layout_of
 from ..local_array import local_array
-from ..packing import Packed
 from ..sizes import unpack
 from . import im2col_patches
 from .algorithm import Algorithm
@@ -31,16 +31,25 @@ _MOST_TERMS = 2048  # 512 a lane of the narrowest vectors
 
 
 class _Plan(NamedTuple):
+    code: Any  # the machine code of `_convolve`
+    empty: Any  # makes the result
     sizes: np.ndarray
     out_shape: Shape4  # as it lies in memory
+    channels_first: bool
     work_ns: float
+    floors: tuple[np.floating, np.floating]  # without ReLU, and with it
 
 
 @functools.lru_cache(maxsize=4096)
-def _plan(problem: Conv2dProblem, layout: str) -> _Plan:
+def _plan(problem: Conv2dProblem, layout: str, dtype: np.dtype) -> _Plan:
     n, k, p, q = problem.output_shape
-    out_shape = (n, k, p, q) if layout == CHANNELS_FIRST else (n, p, q, k)
-    return _Plan(sizes_for(problem, layout, layout), out_shape, problem.multiply_adds * 0.3)
+    channels_first = layout == CHANNELS_FIRST
+    out_shape = (n, k, p, q) if channels_first else (n, p, q, k)
+    sizes = sizes_for(problem, layout, layout)
+    floors = lowest(False, dtype), lowest(True, dtype)
+    code = machine_code(_convolve, 0, 0, *[np.empty(0, dtype)] * 4, sizes, floors[0])
+    empty = memory.empty_for(out_shape, dtype)
+    return _Plan(code, empty, sizes, out_shape, channels_first, problem.multiply_adds * 0.3, floors)
 
 
 def supports(problem: Conv2dProblem) -> str:
@@ -48,20 +57,37 @@ def supports(problem: Conv2dProblem) -> str:
     return f"{terms} terms, more than {_MOST_TERMS}" if terms > _MOST_TERMS else im2col_patches.supports(problem)
 
 
-def pack_weight(problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> Packed:
-    """As they are, in C order."""
-    weight = flat_contiguous(weight)
-    return Packed(weight, weight[:0] if bias is None else flat_contiguous(bias))
+def pack_weight(
+    problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """As they are, in C order; an empty bias is none."""
+    weight = weight.ravel() if weight.flags.carray else flat_contiguous(weight)
+    return weight, weight[:0] if bias is None else bias if bias.flags.carray else flat_contiguous(bias)
 
 
-def forward(problem: Conv2dProblem, x: np.ndarray, packed: Packed, relu: bool) -> np.ndarray:
-    """(N, K, P, Q) in the layout of x."""
-    layout = layout_of(x)
-    plan = _plan(problem, layout)
-    out = memory.empty(plan.out_shape, x.dtype)
-    args = flat(x), packed.weight, packed.bias, out.ravel(), plan.sizes, lowest(relu, x.dtype)
-    launch(_convolve, x.shape[0], plan.work_ns, *args)
-    return out if layout == CHANNELS_FIRST else out.transpose(0, 3, 1, 2)
+def forward(
+    problem: Conv2dProblem, x: np.ndarray, packed: tuple[np.ndarray, np.ndarray], relu: bool, layout: str = ""
+) -> np.ndarray:
+    """(N, K, P, Q) in the layout of x, which is `layout` where that is known."""
+    return _run(_plan(problem, layout or layout_of(x), x.dtype), packed, relu, x)
+
+
+def bind(
+    problem: Conv2dProblem, packed: tuple[np.ndarray, np.ndarray], relu: bool, layout: str, dtype: np.dtype
+) -> Callable[[np.ndarray], np.ndarray]:
+    """`forward` for arrays of one layout and dtype."""
+    return functools.partial(_run, _plan(problem, layout, dtype), packed, relu)
+
+
+def _run(plan: _Plan, packed: tuple[np.ndarray, np.ndarray], relu: bool, x: np.ndarray) -> np.ndarray:
+    code, empty, sizes, out_shape, channels_first, work_ns, floors = plan
+    weight, bias = packed
+    out = empty(out_shape, x.dtype)
+    if out_shape[0] == 1:  # one task: to ask `launch` takes longer than it may
+        code(-1, 1, flat(x), weight, bias, out.ravel(), sizes, floors[relu])
+    else:
+        launch(code, out_shape[0], work_ns, flat(x), weight, bias, out.ravel(), sizes, floors[relu])
+    return out if channels_first else out.transpose(0, 3, 1, 2)
 
 
 @kernel
@@ -111,13 +137,14 @@ def _products(a, a_start, rows, b, b_start, columns, terms, out, out_start, out_
         height = 4 if m + 4 <= rows else 1
         k = 0
         while k < columns:
-            width = 2 if height == 4 and k + 2 <= columns else 4 if height == 1 and k + 4 <= columns else 1
+            together = DOT_COLUMNS if height == 4 else 4
+            width = together if k + together <= columns else 1
             x, y, to = a_start + m * terms, b_start + k * terms, out_start + m * out_row + k
-            if height == 4 and width == 2:
-                dot_tile(a, x, terms, b, y, terms, terms, out, to, out_row, False, 4, 2)
+            if height == 4 and width > 1:
+                dot_tile(a, x, terms, b, y, terms, terms, out, to, out_row, False, 4, DOT_COLUMNS)
             elif height == 4:
                 dot_tile(a, x, terms, b, y, terms, terms, out, to, out_row, False, 4, 1)
-            elif width == 4:
+            elif width > 1:
                 dot_tile(a, x, terms, b, y, terms, terms, out, to, out_row, False, 1, 4)
             else:
                 dot_tile(a, x, terms, b, y, terms, terms, out, to, out_row, False, 1, 1)
@@ -133,5 +160,5 @@ ALGORITHM = Algorithm(
     backward_input=backward_input,
     backward_weight=backward_weight,
     pays=pays,
-    keeps_layout=True,
+    bind=bind,
 )
