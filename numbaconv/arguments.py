@@ -12,6 +12,7 @@ from .errors import ArgumentError, ShapeError, message
 
 Pair = tuple[int, int]
 _INTS = {int}
+_AS_THEY_ARE = {int, str}  # of what `hashable` takes
 
 
 def integer(op: str, name: str, value: Any, minimum: int) -> int:
@@ -84,7 +85,7 @@ def remembered(function: Callable[..., Any]) -> Any:
 
     def of_arrays(*args: Any, **kwargs: Any) -> Any:
         for value in args[shapes:]:
-            if type(value) is not int:
+            if type(value) not in _AS_THEY_ARE:
                 return cached(*args[:shapes], *map(hashable, args[shapes:]), **kwargs)
         return cached(*args, **kwargs)
 

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import reference
 from compare import assert_close, random_array
 
 import numbaconv
@@ -524,28 +523,6 @@ def test_prepared_operations(bias, relu, rng):
     before = g(x)
     weight[...] = offset[...] = 0
     np.testing.assert_array_equal(g(x), before)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("images", [1, 3])
-def test_a_small_call_repeated_with_other_layouts_and_algorithms(dtype, images, rng):
-    """What it keeps of a call serves the next one of that kind only."""
-    weight, bias = random_array(rng, (7, 5, 3, 3), dtype), random_array(rng, 7, dtype)
-    x = random_array(rng, (images, 5, 6, 4), dtype)
-    predict = F.prepare_conv2d(weight, bias)
-    sliced = np.zeros((images, 5, 6, 8), dtype)[..., ::2]
-    sliced[:] = x
-    read_only = x.copy()
-    read_only.flags.writeable = False
-    expected = reference.conv2d(x, weight, bias)
-    for _ in range(2):
-        for same in (x, numbaconv.channels_last(x), sliced, np.asfortranarray(x), read_only):
-            y = predict(same)
-            assert_close(y, expected, dtype)
-            assert numbaconv.layout_of(y) == numbaconv.layout_of(same)
-            with numbaconv.algorithm("direct"):
-                assert predict(same).tobytes() == F.conv2d(same, weight, bias).tobytes()
-    assert_close(predict(-x), reference.conv2d(-x, weight, bias), dtype)
 
 
 def test_what_is_wrong_with_the_weights_is_said_when_they_are_prepared():

@@ -112,25 +112,31 @@ def conv2d_backward(
     weight: np.ndarray,
     needs: tuple[bool, bool, bool],
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    name = forced()
+    of_input, of_weight = choose(problem, "backward_input", name), choose(problem, "backward_weight", name)
+    if of_input is of_weight and of_input.gradients is not None:
+        return of_input.gradients(problem, grad_output, x, weight, needs)
     layout = layout_of(grad_output)
     if layout == CHANNELS_LAST or grad_output.size < _SMALL:
-        return _backward(problem, dense(grad_output), x, weight, needs)
+        return _backward(problem, of_input, of_weight, dense(grad_output), x, weight, needs)
     with temporaries():  # each copied once for the three
         grad_output = channels_last(grad_output)
         x = channels_last(x) if needs[1] else x
-        grad_input, _, _ = _backward(problem, grad_output, x, weight, (needs[0], False, False))
-    grads = _backward(problem, grad_output, x, weight, (False, *needs[1:]))
+        grad_input, _, _ = _backward(problem, of_input, of_weight, grad_output, x, weight, (needs[0], False, False))
+    grads = _backward(problem, of_input, of_weight, grad_output, x, weight, (False, *needs[1:]))
     return None if grad_input is None else in_layout(grad_input, layout), *grads[1:]
 
 
 def _backward(
-    problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarray, weight: np.ndarray, needs: tuple[bool, bool, bool]
+    problem: Conv2dProblem,
+    of_input: Algorithm,
+    of_weight: Algorithm,
+    grad_output: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    needs: tuple[bool, bool, bool],
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Of a dense grad_output."""
-    name = forced()
-    grad_input = grad_weight = None
-    if needs[0]:
-        grad_input = choose(problem, "backward_input", name).backward_input(problem, grad_output, weight, None)
-    if needs[1]:
-        grad_weight = choose(problem, "backward_weight", name).backward_weight(problem, grad_output, dense(x))
+    grad_input = of_input.backward_input(problem, grad_output, weight, None) if needs[0] else None
+    grad_weight = of_weight.backward_weight(problem, grad_output, dense(x)) if needs[1] else None
     return grad_input, grad_weight, channel_sums(grad_output) if needs[2] else None

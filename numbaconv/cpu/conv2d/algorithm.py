@@ -23,6 +23,8 @@ class Algorithm(NamedTuple):
     and ``forward(problem, x, packed, relu)``, whose x is dense and whose result is dense in either order, as comes
     naturally: `conv2d` brings it into that of x. One that gives it in that of x, whose ``forward`` can be told, has
     ``bind(problem, packed, relu, layout, dtype)`` too: a function of x, all that does not depend on x decided.
+
+    ``gradients(problem, grad_output, x, weight, needs)`` has one that is quicker in computing the three at once.
     """
 
     name: str
@@ -33,3 +35,4 @@ class Algorithm(NamedTuple):
     backward_weight: Callable[[Conv2dProblem, np.ndarray, np.ndarray], np.ndarray] | Any
     pays: Callable[[Conv2dProblem, str], str] = lambda problem, direction: ""
     bind: Callable[[Conv2dProblem, Packed, bool, str, np.dtype], Callable[[np.ndarray], np.ndarray]] | None = None
+    gradients: Callable[..., tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]] | None = None

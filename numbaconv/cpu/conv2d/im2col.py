@@ -24,7 +24,7 @@ from ..local_array import local_array
 from ..sizes import unpack
 from . import im2col_patches
 from .algorithm import Algorithm
-from .im2col_gradients import backward_input, backward_weight
+from .im2col_gradients import backward_input, backward_weight, gradients
 from .im2col_patches import Sizes, copy_patches, patch_offsets, pays, sizes_for
 
 _MOST_TERMS = 2048  # 512 a lane of the narrowest vectors
@@ -161,4 +161,5 @@ ALGORITHM = Algorithm(
     backward_weight=backward_weight,
     pays=pays,
     bind=bind,
+    gradients=gradients,
 )
