@@ -100,3 +100,13 @@ def test_any_of_the_gradients_on_any_number_of_threads(needs, rng, monkeypatch):
         for wanted, actual, whole in zip(needs, grads, expected, strict=True):
             assert (actual is not None) == wanted
             assert not wanted or actual.tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])
+def test_groups_of_few_filters_are_left_to_depthwise_sooner(direction):
+    """Their products are too small to pay for the patches: 32 channels of 8x8 took twice as long."""
+    names = [
+        choose(conv2d_problem((1, 32, size, size), (32, 1, 3, 3), None, 1, 1, 1, 32), direction, None).name
+        for size in (3, 8)
+    ]
+    assert names == ["im2col", "depthwise"]
