@@ -22,12 +22,16 @@ from .reduce import channel_sums
 from .register_tile import WIDE_ROWS, WIDE_VECTORS, multiply_panel
 from .simd import VECTOR_BYTES
 
-MOST_DOTS = 16  # samples: with more, a task that packs its block of the weight is quicker (linear_blocks)
+# Samples: with more, a task that packs its block of the weight is quicker (linear_blocks). With tiles of 4x4 sums it is
+# not up to 64 (400 to 120: 62 us, 72).
+MOST_DOTS = 64 if DOT_COLUMNS == 4 else 16
+FEW_DOTS, MOST_OF_DOTS = 8, 1 << 22  # samples, and elements of the weight, where it could be packed beforehand
 _FEW = 8  # samples, of the input-gradient
 MOST = 512  # samples: with more, rows of the weight too far apart are read too often
 _TERMS = 512 * VECTOR_BYTES // 8  # of a dot product before it joins the outer sum: at most 512 a lane
 _OUTPUTS = 48  # of a task: whole tiles
-_SMALL = 1 << 18  # multiply-adds of a gradient that are done before threads begin
+_SAMPLES = 16  # of a task, where outputs are few
+_SMALL = 1 << 18  # multiply-adds that are done before threads begin
 _INPUTS = 512  # of a task of few samples' input-gradient
 _BLOCKS, _SEGMENT = 4, 256  # blocks of a task of a product; terms that a block stays in cache for
 _FAR_BYTES = 2048  # from one row to the next: few share a page, many a cache set
@@ -43,37 +47,45 @@ def pays_backward(rows: int, weight_shape: tuple[int, int]) -> bool:
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, relu: bool) -> np.ndarray:
     outputs, inputs = weight.shape
     rows = x.shape[0]
-    if outputs <= _OUTPUTS:  # one task, of a small result: to ask `empty` and `launch` takes as long as the layer
+    parts = -(-rows // _SAMPLES)
+    if outputs <= _OUTPUTS and (parts == 1 or rows * weight.size < _SMALL):
+        # To ask `empty` and `launch` takes as long as the layer.
         out = memory.small_empty((rows, outputs), x.dtype)
         results = out.ravel()
         x = x.ravel() if x.flags.carray else flat_contiguous(x)
         weight = weight.ravel() if weight.flags.carray else flat_contiguous(weight)
         bias = results[:0] if bias is None else bias if bias.flags.carray else flat_contiguous(bias)
-        _dots(-1, 1, x, weight, bias, results, relu, outputs)
+        _dots(-1, parts, x, weight, bias, results, relu, outputs, _SAMPLES)
         return out
     out = empty((rows, outputs), x.dtype)
     results = out.ravel()
     bias = results[:0] if bias is None else flat_contiguous(bias)
+    blocks, run = -(-outputs // _OUTPUTS), _SAMPLES
+    if blocks > 1:
+        parts, run = 1, rows
     work_ns = outputs * inputs * (0.1 + 0.02 * rows)
-    args = flat_contiguous(x), flat_contiguous(weight), bias, results, relu, outputs
-    launch(_dots, -(-outputs // _OUTPUTS), work_ns, *args)
+    args = flat_contiguous(x), flat_contiguous(weight), bias, results, relu, outputs, run
+    launch(_dots, blocks * parts, work_ns, *args)
     return out
 
 
 @kernel
-def _dots(first, end, x, weight, bias, out, relu, outputs):
-    """Task: some outputs, of all samples. An empty bias is none."""
+def _dots(first, end, x, weight, bias, out, relu, outputs, run):
+    """Task: some outputs, of a run of samples. An empty bias is none."""
     if on_threads_flushing():
         return
     rows, inputs = out.size // outputs, weight.size // outputs
+    blocks = (outputs + _OUTPUTS - 1) // _OUTPUTS
     for task in range(first, end):
-        stop = min(outputs, (task + 1) * _OUTPUTS)
-        o = task * _OUTPUTS
+        part = task // blocks
+        start, end_row = part * run, min(rows, (part + 1) * run)
+        o = (task - part * blocks) * _OUTPUTS
+        stop = min(outputs, o + _OUTPUTS)
         while o < stop:
             columns = 4 if o + 4 <= stop else 1
-            m = 0
-            while m < rows:
-                together = 4 if m + 4 <= rows and columns == 4 else 1
+            m = start
+            while m < end_row:
+                together = 4 if m + 4 <= end_row and columns == 4 else 1
                 for j in range(0, max(inputs, 1), _TERMS):
                     terms = min(_TERMS, inputs - j)
                     a, b, to = m * inputs + j, o * inputs + j, m * outputs + o
@@ -87,11 +99,11 @@ def _dots(first, end, x, weight, bias, out, relu, outputs):
                         dot_tile(x, a, inputs, weight, b, inputs, terms, out, to, outputs, j == 0, 1, 1)
                 m += together
             if bias.size > 0:
-                for m in range(rows):
+                for m in range(start, end_row):
                     for k in range(o, o + columns):
                         out[m * outputs + k] += bias[k]
             if relu:
-                for m in range(rows):
+                for m in range(start, end_row):
                     for k in range(o, o + columns):
                         if out[m * outputs + k] <= 0:  # NaN is not: it passes
                             out[m * outputs + k] = 0
