@@ -62,7 +62,7 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, relu: boo
 class PreparedLinear:
     """A linear layer for prediction: its weights are the columns, packed once, for any number of samples.
 
-    Of few samples and a weight that stays in a cache, dot products of its rows as they are take half the time.
+    Of few samples and a weight that stays in a cache, dot products of its rows as they are take down to half the time.
     """
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray | None) -> None:

@@ -5,7 +5,7 @@ times the filters gives the gradients of the patches, which are added where they
 of the register tile, whose rows of b are padded to whole vectors.
 
 Of the smallest ones a call takes longer than what it computes, so all three are one: 64 filters of 8 channels on 5x5
-pixels take 10 us, 19 in three.
+pixels, channels-last, take 13.5 us, 19.5 in three.
 """
 
 from __future__ import annotations
