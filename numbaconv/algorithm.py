@@ -33,10 +33,11 @@ def algorithm(name: str) -> Iterator[None]:
     A direction that the algorithm does not have is computed as usual.
 
     NaN and Inf go through all of them by the rules of IEEE arithmetic (zeros of the padding may be factors: where a
-    filter with an Inf reaches them is NaN), but through "winograd_2" and "winograd_4": these transform tiles of several
-    pixels and filters as wholes, so one NaN or Inf makes NaN of every result of the tiles that read it, or of the
-    channel whose filter has it. In input-gradients of strided convolutions, and in what transposed ones compute, the
-    zeros that "sub_pixel" puts among the filters are factors too. "direct" gives those by the definition.
+    filter with an Inf reaches them is NaN), but through "winograd_4", "winograd_2" and "winograd_strided": these
+    transform tiles of several pixels and filters as wholes, so one NaN or Inf makes NaN of every result of the tiles
+    that read it, or of the channel whose filter has it. In input-gradients of strided convolutions, and in what
+    transposed ones compute, the zeros that "sub_pixel" puts among the filters are factors too. "direct" gives those by
+    the definition.
     """
     token = _context.set(name)
     try:

@@ -101,6 +101,7 @@ SHAPES = [
     ConvCase("in64", (1, 64, 7, 7), (64, 64, 3, 3), padding=1),
     ConvCase("winograd", (2, 33, 17, 18), (40, 33, 3, 3), padding=1),  # enough tiles to be chosen
     ConvCase("winograd_edges", (3, 48, 14, 17), (65, 48, 3, 3), padding=((2, 0), (1, 2))),
+    ConvCase("winograd_strided", (4, 32, 32, 30), (64, 32, 3, 3), stride=2, padding=1),  # enough tiles, too
     ConvCase("in513", (1, 513, 4, 5), (20, 513, 3, 3), padding=1),
     ConvCase("in513_1x1", (2, 513, 4, 5), (20, 513, 1, 1)),
     ConvCase("in1030_1x1", (1, 1030, 3, 3), (33, 1030, 1, 1)),
@@ -142,7 +143,7 @@ CONV = [*SHAPES, *TILE_CHANNELS, *TILE_CHANNELS_1X1, *TILE_PIXELS, *TILE_PIXELS_
 # One of each kind, where a test multiplies the cases by something else
 FEW_NAMES = (
     "1x1", "3x3_pad1", "7x7_stride2_pad3", "dilation2_stride2", "asymmetric_stride2", "same_stride2", "groups4_tail",
-    "depthwise", "winograd", "in513", "stride_larger_than_kernel",
+    "depthwise", "winograd", "winograd_strided", "in513", "stride_larger_than_kernel",
 )  # fmt: skip
 FEW = [case for case in CONV if case.name in FEW_NAMES]
 

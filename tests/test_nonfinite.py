@@ -177,6 +177,19 @@ def test_winograd_loses_no_nan(name, rng):
     assert np.isfinite(output[:, :, 9:12]).all()
 
 
+def test_strided_winograd_loses_no_nan(rng):
+    """As at stride 1: no result but those of tiles that read one."""
+    x = rng.standard_normal((1, 16, 40, 40)).astype("float32")
+    weight = rng.standard_normal((16, 16, 3, 3)).astype("float32")
+    x[0, 3, 2, 2], x[0, 5, 36, 3] = np.nan, np.inf
+    expected = F.conv2d(torch.from_numpy(x), torch.from_numpy(weight), stride=2, padding=1).numpy()
+    with algorithm("winograd_strided"):
+        output = functional.conv2d(x, weight, stride=2, padding=1)
+    assert not np.isfinite(output[~np.isfinite(expected)]).any()
+    assert np.isfinite(output[:, :, :, 4:]).all()
+    assert np.isfinite(output[:, :, 4:16]).all()
+
+
 def test_sub_pixel_loses_no_nan(rng):
     """It may make NaN more results than PyTorch does: those a whole filter away, in whole strides; no other."""
     grad, weight = rng.standard_normal((1, 8, 12, 12)).astype("float32"), rng.standard_normal((8, 3, 5, 5))

@@ -30,10 +30,6 @@ class Columns(NamedTuple):
     blocks: int
     cost: float  # of a row, in columns of the wide tile
 
-    @property
-    def wide(self) -> bool:
-        return len(self.tile) == 1
-
 
 # And what a column costs, measured with 96 columns and with 32: 12x1 loads 13 values for 12 multiply-adds, 12x2 14 for
 # 24. With 16 registers there is no 12x2.
@@ -64,8 +60,6 @@ def columns_for(width: int, itemsize: int, tiles: tuple[int, ...] = (1, 2, 3), t
 
 
 TAILS = (1.6, 1.1, 1.05, 1.0)  # what a column costs of a last wide block of 1, 2, 3 or 4 vectors
-
-WIDE_AND_NARROW = (1, 3)  # for kernels that have both and are compiled once
 
 
 class Packing(NamedTuple):

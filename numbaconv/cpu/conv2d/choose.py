@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import ArgumentError, message
 from ...shapes import Conv2dProblem
-from . import col2im, depthwise, direct, im2col, planes, pointwise, sub_pixel, winograd_variants
+from . import col2im, depthwise, direct, im2col, planes, pointwise, sub_pixel, winograd_strided, winograd_variants
 from .algorithm import Algorithm
 
 DIRECTIONS = ("forward", "backward_input", "backward_weight")
@@ -21,6 +21,7 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     pointwise.ALGORITHM,
     depthwise.ALGORITHM,
     *winograd_variants.ALGORITHMS,
+    winograd_strided.ALGORITHM,
     col2im.ALGORITHM,
     planes.ALGORITHM,
     sub_pixel.ALGORITHM,
@@ -79,5 +80,5 @@ def explain(problem: Conv2dProblem) -> str:
         chosen = next(name for name, reason in rows if not reason)
         for name, reason in rows:
             verdict = "chosen" if name == chosen else reason or "supported, but comes later in the list"
-            lines.append(f"  {direction:<16} {name:<10} {verdict}")
+            lines.append(f"  {direction:<16} {name:<16} {verdict}")
     return "\n".join(lines)

@@ -34,8 +34,17 @@ from ..correlate import TERMS, lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, empty, flat, in_layout, layout_of
 from ..local_array import local_array, zeroed_local_array
 from ..memory import address_of, scratch
-from ..packing import WIDE_AND_NARROW, Columns, columns_for
-from ..register_tile import NARROW_ROWS, NARROW_VECTORS, WIDE_ROWS, WIDE_VECTORS, multiply_near_panel, multiply_panel
+from ..packing import Columns, columns_for
+from ..register_tile import (
+    MIDDLE_ROWS,
+    MIDDLE_VECTORS,
+    NARROW_ROWS,
+    NARROW_VECTORS,
+    WIDE_ROWS,
+    WIDE_VECTORS,
+    multiply_near_panel,
+    multiply_panel,
+)
 from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
 from .winograd_filters import (
@@ -46,7 +55,7 @@ from .winograd_filters import (
     tap_offsets,
     transform_filters,
 )
-from .winograd_points import PAIRS
+from .winograd_points import has_transforms
 from .winograd_tile import transform_products
 from .winograd_tiling import (
     PITCH_PADDING,
@@ -54,8 +63,10 @@ from .winograd_tiling import (
     Tiling,
     axis_results,
     count_tiles,
+    filters_along,
     place,
     shape_of,
+    tile_of,
     tiles_along,
     transform_run,
 )
@@ -72,7 +83,6 @@ _NEAR_BYTES = 16384  # filters of one point that stay in the first-level cache
 
 
 class _Plan(NamedTuple):
-    wide: bool
     tiling: Tiling
     tiles: int
     chunk: int  # tiles transformed at a time; 0: fused
@@ -86,7 +96,7 @@ def supports(results: int, problem: Conv2dProblem) -> str:
     _, c, r, s = problem.weight_shape
     if problem.stride != (1, 1):
         return f"the stride is {problem.stride}, not 1"
-    if (r, s) == (1, 1) or any(axis_results(results, taps) + taps - 1 not in PAIRS for taps in (r, s)):
+    if (r, s) == (1, 1) or not all(has_transforms(axis_results(results, taps), taps) for taps in (r, s)):
         return f"there are no transforms for {results} results of {r}x{s} taps"
     if min(c, problem.weight_shape[0] // problem.groups) < FEWEST_CHANNELS:
         return f"fewer than {FEWEST_CHANNELS} channels a group"
@@ -109,7 +119,7 @@ def _plan(results: int, problem: Conv2dProblem, flipped: bool, transformed: bool
     _, k, p, q = out_shape
     depth, columns = c // groups, k // groups
     shape = shape_of(results, (r, s))
-    cut = columns_for(columns, itemsize, WIDE_AND_NARROW)
+    cut = columns_for(columns, itemsize)
     tiles = count_tiles(n, (p, q), dilation, shape)
     fused_run = _FUSED_BYTES // (shape.points * (c + cut.block) * itemsize) // cut.rows * cut.rows
     fits = shape.points * c * cut.blocks * cut.block * itemsize <= _FUSED_FILTER_BYTES
@@ -117,11 +127,11 @@ def _plan(results: int, problem: Conv2dProblem, flipped: bool, transformed: bool
         transformed = fits or tiles > _MOST_READS * _RUN_TILES
     chunk, segment = 0, depth
     if transformed and fits and fused_run and tiles >= 8 * fused_run:
-        run = _even_run(tiles, fused_run, cut)
+        run = even_run(tiles, fused_run, cut)
     else:
         most = max(2 * _RUN_TILES, _CHUNK_BYTES // (shape.points * c * itemsize))
         chunk = max(1, -(-tiles // max(1, -(-tiles // most))))
-        run = _even_run(min(chunk, tiles), _RUN_TILES, cut)
+        run = even_run(min(chunk, tiles), _RUN_TILES, cut)
         row = cut.block * itemsize
         most = TERMS if transformed else max(32, min(_SEGMENT_BYTES, _SEGMENT_ALL_BYTES // shape.points) // row)
         segment = _segment(depth, most, VECTOR_BYTES // itemsize)
@@ -130,7 +140,7 @@ def _plan(results: int, problem: Conv2dProblem, flipped: bool, transformed: bool
         tiles_along(p, dilation[0], len(shape.results_h)), tiles_along(q, dilation[1], len(shape.results_w)),
         groups, depth, columns, cut.blocks, cut.block, run, segment,
     )  # fmt: skip
-    return _Plan(cut.wide, tiling, tiles, chunk, shape, out_shape, transformed)
+    return _Plan(tiling, tiles, chunk, shape, out_shape, transformed)
 
 
 def _segment(depth: int, most: int, lanes: int) -> int:
@@ -139,7 +149,7 @@ def _segment(depth: int, most: int, lanes: int) -> int:
     return next(size for size in range(even, depth + 1) if depth % size == 0 or depth % size >= lanes)
 
 
-def _even_run(tiles: int, most: int, cut: Columns) -> int:
+def even_run(tiles: int, most: int, cut: Columns) -> int:
     """Runs of about equal length, at most `most` and whole register tiles."""
     run = -(-tiles // max(1, -(-tiles // most)))
     return -(-run // cut.rows) * cut.rows
@@ -175,7 +185,7 @@ def _run(plan: _Plan, source: np.ndarray, filters: Filters, relu: bool) -> np.nd
     lanes = VECTOR_BYTES // source.itemsize
     tile_ns = shape.points * tiling.depth * tiling.groups * tiling.blocks * tiling.block / lanes * 0.2
     sizes = sizes_of(tiling)
-    results = filters.bias, flat(out), sizes, plan.wide, lowest(relu, out.dtype), *shape
+    results = filters.bias, flat(out), sizes, lowest(relu, out.dtype), *shape
     if not plan.chunk:
         runs = -(-plan.tiles // tiling.run)
         launch(_fused, runs, plan.tiles * tile_ns, x, distance, plan.tiles, filters.weight, *results)
@@ -209,18 +219,22 @@ def _transform(
     for task in range(first, end):
         t = task * _TILES
         transform_run(x, zeros, patches, t * tiling.segment, pitch, first_tile + t, min(_TILES, tiles - t),
-                      tiling.groups, tiling.segment, tiling, points_h, points_w, results_h, results_w)  # fmt: skip
+                      tiling.groups, tiling.segment, tiling, tiling.top, tiling.left,
+                      points_h, points_w, results_h, results_w)  # fmt: skip
 
 
 @inline
-def _panel(wide, near, a, a_start, a_row, b, b_start, block, out, out_start, terms, first):
-    if wide:
+def _panel(vectors, near, a, a_start, a_row, b, b_start, block, out, out_start, terms, first):
+    if vectors == WIDE_VECTORS:
         if near:
             multiply_near_panel(a, a_start, a_row, 1, b, b_start, block, out, out_start, block, terms, first,
                                 WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
         else:
             multiply_panel(a, a_start, a_row, 1, b, b_start, block, out, out_start, block, terms, first,
                            WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+    elif vectors == MIDDLE_VECTORS:
+        multiply_near_panel(a, a_start, a_row, 1, b, b_start, block, out, out_start, block, terms, first,
+                            MIDDLE_ROWS, MIDDLE_VECTORS)  # fmt: skip
     else:
         multiply_near_panel(a, a_start, a_row, 1, b, b_start, block, out, out_start, block, terms, first,
                             NARROW_ROWS, NARROW_VECTORS)  # fmt: skip
@@ -229,23 +243,29 @@ def _panel(wide, near, a, a_start, a_row, b, b_start, block, out, out_start, ter
 @helper
 def _products(
     patches, start, pitch, row, filters, filter_start, filter_pitch, block, terms, products, product_pitch,
-    tiles, points, first, wide,
+    tiles, first, points, across, filters_h, filters_w,
 ):  # fmt: skip
-    """products[point][tile][column] of one block of columns, or more terms of them; `row`: from tile to tile."""
+    """products[point][tile][column] of one block of columns, or more terms of them; `row`: from tile to tile.
+
+    Points lie in rows of `across`, filters in rows of `filters_w`.
+    """
     never_inline()
-    rows = WIDE_ROWS if wide else NARROW_ROWS
+    rows, vectors = tile_of(block, filters.itemsize)
     near = terms * block * filters.itemsize <= _NEAR_BYTES
     for e in range(points):
+        i = e // across
+        f = min(i, filters_h - 1) * filters_w + min(e - i * across, filters_w - 1)
         for t in range(0, tiles, rows):
-            _panel(wide, near, patches, start + e * pitch + t * row, row,
-                   filters, filter_start + e * filter_pitch, block,
+            _panel(vectors, near, patches, start + e * pitch + t * row, row,
+                   filters, filter_start + f * filter_pitch, block,
                    products, e * product_pitch + t * block, terms, first)  # fmt: skip
 
 
 @helper
 def _store(
-    products, pitch, bias, out, first_tile, tiles, block, tiling, floor, points_h, points_w, results_h, results_w
-):
+    products, pitch, bias, out, first_tile, tiles, block, tiling, down, right, floor,
+    points_h, points_w, results_h, results_w, added,
+):  # fmt: skip
     """Results of a run of tiles and one block of columns. Those outside the image go to the end of `products`."""
     never_inline()
     group = block // tiling.blocks
@@ -258,48 +278,61 @@ def _store(
     for t in range(tiles):
         n, p, q = place(first_tile + t, tiling, len(results_h), len(results_w))
         for i in range(len(results_h)):
-            row = p + i * tiling.dilation_h
+            row = (p + i * tiling.dilation_h) * tiling.out_step + down
             for j in range(len(results_w)):
-                w = q + j * tiling.dilation_w
+                w = (q + j * tiling.dilation_w) * tiling.out_step + right
                 at = ((n * tiling.out_height + row) * tiling.out_width + w) * tiling.out_channels + column
                 offsets[i * len(results_w) + j] = at if row < tiling.out_height and w < tiling.out_width else outside
         transform_products(products, t * tiling.block, pitch, bias, block * tiling.block, count, floor, out, offsets,
-                           points_h, points_w, results_h, results_w)  # fmt: skip
+                           points_h, points_w, results_h, results_w, added)  # fmt: skip
+
+
+@helper
+def multiply_run(
+    x, zeros, patches, pitch, first_tile, tiles, first_block, last_block, tiling, place_in, place_out,
+    filters, filter_start, filter_pitch, bias, products, out, floor,
+    points_h, points_w, results_h, results_w, added,
+):  # fmt: skip
+    """A run of tiles and all their products, some blocks of columns. Scratch: patches, products."""
+    never_inline()
+    product_pitch = tiling.run * tiling.block + PITCH_PADDING
+    panel = tiling.depth * tiling.block
+    transform_run(x, zeros, patches, 0, pitch, first_tile, tiles, 1, tiling.channels, tiling, *place_in,
+                  points_h, points_w, results_h, results_w)  # fmt: skip
+    for block in range(first_block, last_block):
+        start = block // tiling.blocks * tiling.depth
+        for c in range(0, tiling.depth, TERMS):
+            _products(patches, start + c, pitch, tiling.channels, filters,
+                      filter_start + block * panel + c * tiling.block, filter_pitch, tiling.block,
+                      min(TERMS, tiling.depth - c), products, product_pitch, tiles, c == 0,
+                      len(points_h) * len(points_w), len(points_w),
+                      filters_along(points_h, results_h), filters_along(points_w, results_w))  # fmt: skip
+        _store(products, product_pitch, bias, out, first_tile, tiles, block, tiling, *place_out, floor,
+               points_h, points_w, results_h, results_w, added)  # fmt: skip
 
 
 @kernel
-def _fused(
-    first, end, x, zeros, tiles, filters, bias, out, sizes, wide, floor, points_h, points_w, results_h, results_w
-):
+def _fused(first, end, x, zeros, tiles, filters, bias, out, sizes, floor, points_h, points_w, results_h, results_w):
     """Task: a run of tiles, all columns."""
     if on_threads_flushing():
         return
     tiling = unpack(sizes, Tiling)
     points = len(points_h) * len(points_w)
-    panel = tiling.depth * tiling.block
-    filter_pitch = tiling.groups * tiling.blocks * panel + PITCH_PADDING
-    product_pitch = tiling.run * tiling.block + PITCH_PADDING
-    products = local_array(points * product_pitch + tiling.block, x.dtype)
+    blocks = tiling.groups * tiling.blocks
+    filter_pitch = blocks * tiling.depth * tiling.block + PITCH_PADDING
+    products = local_array(points * (tiling.run * tiling.block + PITCH_PADDING) + tiling.block, x.dtype)
     pitch = tiling.run * tiling.channels + PITCH_PADDING
     patches = zeroed_local_array(points * pitch, x.dtype)
     for task in range(first, end):
         t = task * tiling.run
-        count = min(tiling.run, tiles - t)
-        transform_run(x, zeros, patches, 0, pitch, t, count, 1, tiling.channels, tiling,
-                      points_h, points_w, results_h, results_w)  # fmt: skip
-        for block in range(tiling.groups * tiling.blocks):
-            start = block // tiling.blocks * tiling.depth
-            for c in range(0, tiling.depth, TERMS):
-                _products(patches, start + c, pitch, tiling.channels, filters, block * panel + c * tiling.block,
-                          filter_pitch, tiling.block, min(TERMS, tiling.depth - c),
-                          products, product_pitch, count, points, c == 0, wide)  # fmt: skip
-            _store(products, product_pitch, bias, out, t, count, block, tiling, floor,
-                   points_h, points_w, results_h, results_w)  # fmt: skip
+        multiply_run(x, zeros, patches, pitch, t, min(tiling.run, tiles - t), 0, blocks, tiling,
+                     (tiling.top, tiling.left), (0, 0), filters, 0, filter_pitch, bias, products, out, floor,
+                     points_h, points_w, results_h, results_w, ())  # fmt: skip
 
 
 @kernel
 def _multiply(
-    first, end, patches, patch_pitch, first_tile, tiles, weight, strides, bias, out, sizes, wide, floor,
+    first, end, patches, patch_pitch, first_tile, tiles, weight, strides, bias, out, sizes, floor,
     points_h, points_w, results_h, results_w, taps_h, taps_w,
 ):  # fmt: skip
     """Task: a run of tiles that are transformed already, one block of columns."""
@@ -337,6 +370,7 @@ def _multiply(
             panel = (place * tiling.depth + c) * width if transformed else 0
             start = (group * segments + segment) * points * patch_pitch + t * tiling.segment
             _products(patches, start, patch_pitch, tiling.segment, filters, panel, filter_pitch, width, terms,
-                      products, product_pitch, count, points, segment == 0, wide)  # fmt: skip
-        _store(products, product_pitch, bias, out, first_tile + t, count, place, tiling, floor,
-               points_h, points_w, results_h, results_w)  # fmt: skip
+                      products, product_pitch, count, segment == 0,
+                      points, len(points_w), len(points_h), len(points_w))  # fmt: skip
+        _store(products, product_pitch, bias, out, first_tile + t, count, place, tiling, 0, 0, floor,
+               points_h, points_w, results_h, results_w, ())  # fmt: skip

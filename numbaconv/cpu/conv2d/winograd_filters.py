@@ -12,13 +12,13 @@ from ...shapes import Conv2dProblem
 from ..layout import contiguous, flat
 from ..local_array import local_array
 from ..memory import buffer
-from ..packing import WIDE_AND_NARROW, columns_for, pack_bias, read_columns
+from ..packing import columns_for, pack_bias, read_columns
 from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
 from .winograd_tile import transform_taps
 from .winograd_tiling import PITCH_PADDING, Shape
 
-_CHANNELS = 16  # of a task; of one column they are one run in memory
+CHANNELS = 16  # of a task; of one column they are one run in memory
 
 
 class FilterStrides(NamedTuple):
@@ -47,7 +47,7 @@ class _Packing(NamedTuple):
     columns: int
     depth: int
     pitch: int
-    parts: int  # of `_CHANNELS` channels
+    parts: int  # of `CHANNELS` channels
 
 
 def filter_pitch(blocks: int, depth: int, block: int) -> int:
@@ -63,7 +63,7 @@ def pack_filters(
     k, c, r, s = problem.weight_shape
     groups, taps, dtype = problem.groups, r * s, weight.dtype
     columns, depth = (c, k // groups) if flipped else (k // groups, c)
-    cut = columns_for(columns, weight.itemsize, WIDE_AND_NARROW)
+    cut = columns_for(columns, weight.itemsize)
     column, channel = (taps, c * taps) if flipped else (c * taps, taps)
     strides = FilterStrides(k // groups * c * taps, cut.block * column, column, channel, flipped)
     packed_bias = pack_bias(bias, groups, cut, columns, dtype, kept)
@@ -72,7 +72,7 @@ def pack_filters(
         return Filters(weight, packed_bias, strides)
     blocks = groups * cut.blocks
     packing = _Packing(
-        cut.blocks, cut.block, columns, depth, filter_pitch(blocks, depth, cut.block), -(-depth // _CHANNELS)
+        cut.blocks, cut.block, columns, depth, filter_pitch(blocks, depth, cut.block), -(-depth // CHANNELS)
     )
     count = shape.points * packing.pitch
     filters = buffer("packed weight", count, dtype, kept)
@@ -90,6 +90,17 @@ def tap_offsets(offsets, flipped, block):
 
 
 @helper
+def read_filters(weight, start, channels, count, strides, taps, lines, block):
+    """lines[(c * taps + tap) * block + v] of some channels, at most CHANNELS where they follow each other in memory."""
+    never_inline()
+    step = CHANNELS if strides.depth == taps else 1
+    for c in range(0, channels, step):
+        at = start + c * strides.depth
+        to = lines[c * taps * block :]
+        read_columns(weight, at, strides.column, count, min(step, channels - c) * taps, to, block)
+
+
+@helper
 def transform_filters(
     weight, start, channels, count, strides, lines, offsets, block, filters, first, pitch,
     points_h, points_w, taps_h, taps_w,
@@ -97,11 +108,9 @@ def transform_filters(
     """filters: [point][channel][column] from `first`, of some channels of a block. Scratch: lines."""
     never_inline()
     taps = len(taps_h) * len(taps_w)
-    step = _CHANNELS if strides.depth == taps else 1  # channels that follow each other
-    for c in range(0, channels, step):
-        some = min(step, channels - c)
-        at = start + c * strides.depth
-        read_columns(weight, at, strides.column, count, some * taps, lines, block)
+    for c in range(0, channels, CHANNELS):
+        some = min(CHANNELS, channels - c)
+        read_filters(weight, start + c * strides.depth, some, count, strides, taps, lines, block)
         for i in range(some):
             transform_taps(lines[i * taps * block :], offsets, block, filters, first + (c + i) * block, pitch,
                            points_h, points_w, taps_h, taps_w)  # fmt: skip
@@ -110,7 +119,7 @@ def transform_filters(
 @inline
 def lines_for(weight, taps, block):
     """The scratch of `transform_filters`."""
-    return local_array((_CHANNELS * taps + VECTOR_BYTES // weight.itemsize) * block, weight.dtype)
+    return local_array((CHANNELS * taps + VECTOR_BYTES // weight.itemsize) * block, weight.dtype)
 
 
 @kernel
@@ -127,11 +136,11 @@ def _transform(first, end, weight, filters, sizes, filter_sizes, points_h, point
     tap_offsets(offsets, strides.flipped, block)
     for task in range(first, end):
         place = task // packing.parts
-        c = (task - place * packing.parts) * _CHANNELS
+        c = (task - place * packing.parts) * CHANNELS
         group = place // packing.blocks
         column = place - group * packing.blocks
         count = min(block, packing.columns - column * block)
         start = group * strides.group + column * strides.block + c * strides.depth
-        transform_filters(weight, start, min(_CHANNELS, depth - c), count, strides, lines, offsets, block,
+        transform_filters(weight, start, min(CHANNELS, depth - c), count, strides, lines, offsets, block,
                           filters, (place * depth + c) * block, packing.pitch,
                           points_h, points_w, taps_h, taps_w)  # fmt: skip

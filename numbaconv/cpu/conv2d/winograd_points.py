@@ -4,10 +4,12 @@ F(m, r): m results of a filter of r taps from n = m + r - 1 inputs, with n multi
 
     result = transform_result(transform_filter(taps) * transform_data(inputs))
 
-The points are 0, pairs +p and -p, and infinity. A pair shares its work: its two values are the sum and the difference
-of an even and an odd part. With M(x) = x * product of (x^2 - p^2), the data's transform holds the coefficients of
-M(x) / (x - point), the filter's the powers of the point, divided by the value there of that polynomial, and the
-result's the powers of the point.
+The points are 0 (if n is even), pairs +p and -p, and infinity. A pair shares its work: its two values are the sum and
+the difference of an even and an odd part. With M(x) the product of all (x - point), the data's transform holds the
+coefficients of M(x) / (x - point), the filter's the powers of the point, divided by the value there of that polynomial,
+and the result's the powers of the point.
+
+A filter of one tap, F(m, 1), needs no transform: its one value is multiplied by each of m inputs.
 
 The functions take and give lists of anything that can be added, subtracted and multiplied by a number: LLVM vectors
 when kernels are compiled, fractions in the tests.
@@ -21,8 +23,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-# The positive one of each pair, by the number of inputs n; with one input nothing is transformed.
-PAIRS: dict[int, tuple[float, ...]] = {1: (), 4: (1.0,), 6: (1.0, 2.0), 8: (1.0, 2.0, 0.5)}
+# The positive one of each pair, by the number of inputs n.
+PAIRS: dict[int, tuple[float, ...]] = {4: (1.0,), 5: (1.0, 0.5), 6: (1.0, 2.0), 8: (1.0, 2.0, 0.5)}
 
 
 def _product(squares: Sequence[float]) -> list[float]:
@@ -49,32 +51,37 @@ def _sum(coefficients: Sequence[float], values: Sequence[Any]) -> Any:
     return total
 
 
-def transform_data(d: Sequence[Any]) -> list[Any]:
-    """n values of the n inputs: at 0, at each pair, at infinity."""
-    if len(d) == 1:
+def has_transforms(m: int, r: int) -> bool:
+    """Whether F(m, r) is one that there are points for, or needs none."""
+    return r == 1 or m + r - 1 in PAIRS
+
+
+def transform_data(d: Sequence[Any], m: int) -> list[Any]:
+    """n values of the n inputs of m results: at 0, at each pair, at infinity."""
+    n = len(d)
+    if m == n:
         return list(d)
-    pairs = PAIRS[len(d)]
+    pairs, zero = PAIRS[n], 1 - n % 2
     every = _product([p * p for p in pairs])
-    result = [_sum(every, d[0:-1:2])]
+    result = [_sum(every, d[0:-1:2])] if zero else []
     for index, p in enumerate(pairs):
         rest = _product(_others(pairs, index))
-        even, odd = _sum(rest, d[2::2]), _sum([c * p for c in rest], d[1:-1:2])
-        result += [even + odd, even - odd]
-    return [*result, _sum(every, d[1::2])]
+        one, other = _sum(rest, d[zero + 1 :: 2]), _sum([c * p for c in rest], d[zero:-1:2])
+        result += [one + other, one - other] if zero else [one + other, other - one]
+    return [*result, _sum(every, d[zero::2])]
 
 
 def transform_filter(taps: Sequence[Any], n: int) -> list[Any]:
-    """n values of r taps."""
-    if n == 1:
+    """n values of r taps; one of one."""
+    if len(taps) == 1:
         return list(taps)
-    pairs = PAIRS[n]
-    result = [taps[0] * (1 / _product([p * p for p in pairs])[0])]
+    pairs, zero = PAIRS[n], 1 - n % 2
+    result = [taps[0] * (1 / _product([p * p for p in pairs])[0])] * zero
     for index, p in enumerate(pairs):
-        scale = 1.0
+        scale = 2 * p ** (1 + zero)
         for square in _others(pairs, index):
             scale *= p * p - square
-        scale = 1 / (2 * p * p * scale)
-        powers = [scale * p**j for j in range(len(taps))]
+        powers = [p**j / scale for j in range(len(taps))]
         even, odd = _sum(powers[0::2], taps[0::2]), _sum(powers[1::2], taps[1::2])
         result += [even + odd, even - odd]
     return [*result, taps[-1]]
@@ -83,14 +90,14 @@ def transform_filter(taps: Sequence[Any], n: int) -> list[Any]:
 def transform_result(products: Sequence[Any], m: int) -> list[Any]:
     """m results of n products."""
     n = len(products)
-    if n == 1:
+    if n == m:
         return list(products)
-    pairs = PAIRS[n]
-    sums = [products[2 * i + 1] + products[2 * i + 2] for i in range(len(pairs))]
-    differences = [products[2 * i + 1] - products[2 * i + 2] for i in range(len(pairs))]
+    pairs, zero = PAIRS[n], 1 - n % 2
+    sums = [products[2 * i + zero] + products[2 * i + zero + 1] for i in range(len(pairs))]
+    differences = [products[2 * i + zero] - products[2 * i + zero + 1] for i in range(len(pairs))]
     results = []
     for j in range(m):
         terms = [(p**j, value) for p, value in zip(pairs, differences if j % 2 else sums, strict=True)]
-        terms += [(1.0, products[0])] * (j == 0) + [(1.0, products[-1])] * (j == m - 1)
+        terms += [(1.0, products[0])] * (zero and j == 0) + [(1.0, products[-1])] * (j == m - 1)
         results.append(_sum([c for c, _ in terms], [value for _, value in terms]))
     return results

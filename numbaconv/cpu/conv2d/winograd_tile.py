@@ -117,18 +117,25 @@ def _emit_to_points(
 @intrinsic
 def _transform_patch(
     typing_context: Any, x: Any, offsets: Any, channels: Any, out: Any, start: Any, pitch: Any,
-    points_h: Any, points_w: Any,
+    points_h: Any, points_w: Any, results_h: Any, results_w: Any,
 ) -> Any:  # fmt: skip
-    signature = types.void(x, offsets, types.intp, out, types.intp, types.intp, points_h, points_w)
+    signature = types.void(
+        x, offsets, types.intp, out, types.intp, types.intp, points_h, points_w, results_h, results_w
+    )  # fmt: skip
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         size = points_h.count, points_w.count
-        return _emit_to_points(context, builder, signature, args, size, (transform_data, transform_data))
+
+        def for_results(results: Any) -> Transform:
+            return lambda data: transform_data(data, results.count)
+
+        transforms = for_results(results_h), for_results(results_w)
+        return _emit_to_points(context, builder, signature, args, size, transforms)
 
     return signature, codegen
 
 
-# transform_patch(x, offsets, channels, out, start, pitch, points_h, points_w)
+# transform_patch(x, offsets, channels, out, start, pitch, points_h, points_w, results_h, results_w)
 #
 # For c < channels (at least one vector of them): the patch x[offsets[i * width + j] + c] of points_h x points_w inputs,
 # transformed as data, to out[start + (i * width + j) * pitch + c].
@@ -156,19 +163,19 @@ def _transform_taps(
 
 # transform_taps(source, offsets, channels, out, start, pitch, points_h, points_w, taps_h, taps_w)
 #
-# The same for taps_h x taps_w inputs that are a filter's: points_h x points_w values.
+# The same for taps_h x taps_w inputs that are a filter's: points_h x points_w values, but one along an axis of one tap.
 transform_taps: Any = _transform_taps
 
 
 @intrinsic
 def _transform_products(
     typing_context: Any, products: Any, start: Any, pitch: Any, bias: Any, bias_start: Any, columns: Any, floor: Any,
-    out: Any, offsets: Any, points_h: Any, points_w: Any, results_h: Any, results_w: Any,
+    out: Any, offsets: Any, points_h: Any, points_w: Any, results_h: Any, results_w: Any, added: Any,
 ) -> Any:  # fmt: skip
     index = types.intp
     signature = types.void(
         products, index, index, bias, index, index, products.dtype, out, offsets,
-        points_h, points_w, results_h, results_w,
+        points_h, points_w, results_h, results_w, added,
     )  # fmt: skip
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -193,12 +200,18 @@ def _transform_products(
                 grid,
             )
             first = vec.load(bias, builder.add(bias_start, column))
-            flat = [vec.at_least(builder.fadd(r.value, first), floor) for line in results for r in line]
             places = [
                 vec.at(out, builder.add(builder.load(builder.gep(offsets, [_constant(i)])), column))
-                for i in range(len(flat))
+                for i in range(results_h.count * results_w.count)
             ]
             left = builder.sub(columns, column)
+            flat = [builder.fadd(r.value, first) for line in results for r in line]
+            if added.count:
+                wanted = builder.icmp_signed("!=", builder.extract_value(args[-1], 0), _constant(0))
+                mask = vec.first_lanes(builder.select(wanted, left, _constant(0)), 0)
+                held = (vec.masked_load(place, mask) for place in places)
+                flat = [builder.fadd(value, before) for value, before in zip(flat, held, strict=True)]
+            flat = [vec.at_least(value, floor) for value in flat]
             with builder.if_else(builder.icmp_signed(">=", left, lanes)) as (whole, part):
                 with whole:
                     for value, place in zip(flat, places, strict=True):
@@ -217,9 +230,10 @@ def _offset(builder: Any, start: Any, pitch: Any, index: int, column: Any) -> An
 
 
 # transform_products(products, start, pitch, bias, bias_start, columns, floor, out, offsets,
-#                    points_h, points_w, results_h, results_w)
+#                    points_h, points_w, results_h, results_w, added)
 #
 # For v < columns: the grid products[start + (i * points_w + j) * pitch + v], transformed to results_h x results_w
-# results, plus bias[bias_start + v], at least floor, to out[offsets[i * results_w + j] + v]. Products and bias are
-# padded to whole vectors, out is not.
+# results, plus bias[bias_start + v], with (1,) for `added` plus what out holds, at least floor, to
+# out[offsets[i * results_w + j] + v]. With () as with (0,), but it is known when the kernel is compiled. Products and
+# bias are padded to whole vectors, out is not.
 transform_products: Any = _transform_products

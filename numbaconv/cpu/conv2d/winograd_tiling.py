@@ -9,6 +9,8 @@ import numpy as np
 from ...jit import helper, inline, never_inline
 from ...shapes import Pair
 from ..local_array import local_array
+from ..register_tile import MIDDLE_ROWS, MIDDLE_VECTORS, NARROW_ROWS, WIDE_ROWS, WIDE_VECTORS
+from ..simd import VECTOR_BYTES
 from .winograd_tile import transform_patch
 
 # Elements between the values of one point and the next: at a distance of a power of two, 36 points share a cache set.
@@ -37,6 +39,8 @@ class Tiling(NamedTuple):
     block: int
     run: int = 0  # tiles of a task
     segment: int = 0  # channels of a group that are multiplied at a time
+    step: int = 1  # from input to input, but for the dilation
+    out_step: int = 1  # from result to result
 
 
 class Shape(NamedTuple):
@@ -80,6 +84,20 @@ def count_tiles(images: int, size: Pair, dilation: Pair, shape: Shape) -> int:
 
 
 @inline
+def tile_of(block, itemsize):
+    """Rows and vectors of the register tile for blocks of columns; kernels have all tiles and are compiled once."""
+    vectors = block * itemsize // VECTOR_BYTES
+    rows = WIDE_ROWS if vectors == WIDE_VECTORS else MIDDLE_ROWS if vectors == MIDDLE_VECTORS else NARROW_ROWS
+    return rows, vectors
+
+
+@inline
+def filters_along(points, results):
+    """How many filters an axis has: all points of a filter of one tap have the same."""
+    return 1 if len(points) == len(results) else len(points)
+
+
+@inline
 def place(tile, tiling, results_h, results_w):
     """Image, first row and first column of a tile's results."""
     across = tile // tiling.tile_columns
@@ -95,7 +113,7 @@ def place(tile, tiling, results_h, results_w):
 
 @helper
 def transform_run(
-    x, zeros, patches, start, pitch, first_tile, tiles, groups, segment, tiling,
+    x, zeros, patches, start, pitch, first_tile, tiles, groups, segment, tiling, top, left,
     points_h, points_w, results_h, results_w,
 ):  # fmt: skip
     """patches: [group and segment][point][tile][channel of it], `pitch` from point to point."""
@@ -106,9 +124,9 @@ def transform_run(
     for t in range(tiles):
         n, p, q = place(first_tile + t, tiling, len(results_h), len(results_w))
         for i in range(len(points_h)):
-            h = p - tiling.top + i * tiling.dilation_h
+            h = (p + i * tiling.dilation_h) * tiling.step - top
             for j in range(len(points_w)):
-                w = q - tiling.left + j * tiling.dilation_w
+                w = (q + j * tiling.dilation_w) * tiling.step - left
                 inside = 0 <= h < tiling.height and 0 <= w < tiling.width
                 at = ((n * tiling.height + h) * tiling.width + w) * tiling.channels
                 offsets[i * len(points_w) + j] = at if inside else zeros
@@ -116,5 +134,5 @@ def transform_run(
         for group in range(groups):
             for c in range(0, depth, segment):
                 transform_patch(x[group * depth + c :], offsets, min(segment, depth - c), patches, to, pitch,
-                                points_h, points_w)  # fmt: skip
+                                points_h, points_w, results_h, results_w)  # fmt: skip
                 to += points * pitch

@@ -28,13 +28,21 @@ from ..correlate import TERMS, zeros
 from ..layout import channels_last, empty, flat
 from ..local_array import local_array
 from ..memory import address_of, scratch
-from ..packing import WIDE_AND_NARROW, columns_for
-from ..register_tile import NARROW_ROWS, NARROW_VECTORS, WIDE_ROWS, WIDE_VECTORS, multiply_panel
+from ..packing import columns_for
+from ..register_tile import (
+    MIDDLE_ROWS,
+    MIDDLE_VECTORS,
+    NARROW_ROWS,
+    NARROW_VECTORS,
+    WIDE_ROWS,
+    WIDE_VECTORS,
+    multiply_panel,
+)
 from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
 from ..transpose import transpose_block
 from .winograd_tile import transform_products, transform_taps
-from .winograd_tiling import PITCH_PADDING, Shape, Tiling, place, shape_of, tiles_along, transform_run
+from .winograd_tiling import PITCH_PADDING, Shape, Tiling, place, shape_of, tile_of, tiles_along, transform_run
 
 # Of transformed patches and gradients; with 3 or 8 million up to 1.08 times the time. But each chunk reads and writes
 # all sums, so it has at least as many bytes: with a third of them, 384 channels took up to 1.6 times as long.
@@ -45,7 +53,6 @@ _LINES = 8  # channels whose results are written together
 
 
 class _Plan(NamedTuple):
-    wide: bool
     tiling: Tiling
     tiles: int
     chunk: int
@@ -60,7 +67,7 @@ def _plan(results: int, problem: Conv2dProblem, itemsize: int) -> _Plan:
     _, _, p, q = problem.output_shape
     (dh, dw), (top, _, left, _) = problem.dilation, problem.padding
     shape = shape_of(results, (r, s))
-    cut = columns_for(k // problem.groups, itemsize, WIDE_AND_NARROW)
+    cut = columns_for(k // problem.groups, itemsize)
     tile_rows, tile_columns = tiles_along(p, dh, len(shape.results_h)), tiles_along(q, dw, len(shape.results_w))
     tiles = n * dh * dw * tile_rows * tile_columns
     points = len(shape.points_h) * len(shape.points_w)
@@ -71,7 +78,7 @@ def _plan(results: int, problem: Conv2dProblem, itemsize: int) -> _Plan:
         problem.groups, depth, k // problem.groups, cut.blocks, cut.block,
     )  # fmt: skip
     chunk = max(1, -(-tiles // max(chunks, 1)))
-    return _Plan(cut.wide, tiling, tiles, chunk, shape, -(-depth // cut.rows) * cut.rows)
+    return _Plan(tiling, tiles, chunk, shape, -(-depth // cut.rows) * cut.rows)
 
 
 def backward_weight(results: int, problem: Conv2dProblem, grad_output: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -106,7 +113,7 @@ def backward_weight(results: int, problem: Conv2dProblem, grad_output: np.ndarra
         launch(_transform, -(-tiles // _TILES), work_ns, *args)
         args = (
             patches, grads, sums, (patch_pitch, grad_pitch, sum_pitch), first == 0, tiles,
-            parts, plan.sum_rows, sizes_of(tiling), plan.wide,
+            parts, plan.sum_rows, sizes_of(tiling),
         )  # fmt: skip
         launch(_multiply, points * blocks * parts, tiles * multiply_ns, *args)
     taps_h, taps_w = ((0,) * size for size in problem.weight_shape[2:])
@@ -150,29 +157,33 @@ def _transform(
         t = task * _TILES
         count = min(_TILES, tiles - t)
         transform_run(x, zeros[0], patches, t * tiling.channels, pitches[0], first_tile + t, count, 1,
-                      tiling.channels, tiling, points_h, points_w, results_h, results_w)  # fmt: skip
+                      tiling.channels, tiling, tiling.top, tiling.left,
+                      points_h, points_w, results_h, results_w)  # fmt: skip
         _transform_gradients(grad, zeros[1], grads, t * tiling.out_channels, pitches[1], first_tile + t, count, tiling,
                              points_h, points_w, results_h, results_w)  # fmt: skip
 
 
 @inline
-def _panel(wide, patches, a_start, a_step, grads, b_start, b_step, sums, out_start, block, terms, first):
-    if wide:
+def _panel(vectors, patches, a_start, a_step, grads, b_start, b_step, sums, out_start, block, terms, first):
+    if vectors == WIDE_VECTORS:
         multiply_panel(patches, a_start, 1, a_step, grads, b_start, b_step, sums, out_start, block, terms, first,
                        WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+    elif vectors == MIDDLE_VECTORS:
+        multiply_panel(patches, a_start, 1, a_step, grads, b_start, b_step, sums, out_start, block, terms, first,
+                       MIDDLE_ROWS, MIDDLE_VECTORS)  # fmt: skip
     else:
         multiply_panel(patches, a_start, 1, a_step, grads, b_start, b_step, sums, out_start, block, terms, first,
                        NARROW_ROWS, NARROW_VECTORS)  # fmt: skip
 
 
 @kernel
-def _multiply(first, end, patches, grads, sums, pitches, initial, tiles, parts, sum_rows, sizes, wide):
+def _multiply(first, end, patches, grads, sums, pitches, initial, tiles, parts, sum_rows, sizes):
     """sums: [point][group and block][channel][column]. Task: one point, block and part of the channels."""
     if on_threads_flushing():
         return
     tiling = unpack(sizes, Tiling)
     patch_pitch, grad_pitch, sum_pitch = pitches
-    rows = WIDE_ROWS if wide else NARROW_ROWS
+    rows, vectors = tile_of(tiling.block, sums.itemsize)
     blocks = tiling.groups * tiling.blocks
     for task in range(first, end):
         place = task // parts
@@ -186,7 +197,7 @@ def _multiply(first, end, patches, grads, sums, pitches, initial, tiles, parts, 
             a_start = e * patch_pitch + t * tiling.channels + group * tiling.depth
             for c in range(part * _CHANNELS, min((part + 1) * _CHANNELS, tiling.depth), rows):
                 out_start = e * sum_pitch + (block * sum_rows + c) * tiling.block
-                _panel(wide, patches, a_start + c, tiling.channels, grads, b_start, tiling.out_channels,
+                _panel(vectors, patches, a_start + c, tiling.channels, grads, b_start, tiling.out_channels,
                        sums, out_start, tiling.block, min(TERMS, tiles - t), initial and t == 0)  # fmt: skip
 
 
@@ -213,7 +224,7 @@ def _finish(first, end, sums, zeros, out, sum_rows, sizes, points_h, points_w, t
             for tap in range(taps):
                 offsets[tap] = (c * taps + tap) * tiling.block
             transform_products(sums, (block * sum_rows + start + c) * tiling.block, pitch, zeros, 0, tiling.block,
-                               -np.inf, lines, offsets, points_h, points_w, taps_h, taps_w)  # fmt: skip
+                               -np.inf, lines, offsets, points_h, points_w, taps_h, taps_w, ())  # fmt: skip
         to = ((group * tiling.columns + column) * tiling.depth + start) * taps
         pitch_out = tiling.depth * taps
         for v in range(0, columns, lanes):

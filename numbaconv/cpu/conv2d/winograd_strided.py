@@ -1,0 +1,349 @@
+"""Winograd convolution at stride 2: a sum of four convolutions at stride 1, of every other row and column.
+
+The taps at even rows of a filter see only rows of one parity, those at odd rows the other; so do columns. So a filter
+of three taps along an axis is F(m, 2) on one half of the inputs and F(m, 1), which needs no transform, on the other:
+with m = 4, 5 + 4 products for 4 results, 81 for 4 x 4 where direct has 144; with four taps F(m, 2) on both, 100 for
+256. These are the four *phases*, by the parity of rows and columns. Their results are added up in the output, by tasks
+of so few tiles that they stay in the second-level cache.
+
+The input-gradient is the mirror image: from the same gradients four convolutions at stride 1, each to the pixels of one
+parity of rows and columns.
+
+Cost per tile of m x m: 2 (2 m + 1)^2 C K flops for 3x3. Rounding is little above direct's (relative L2 error in float32
+5e-7, 1.3e-6 with 1,024 channels, where direct has 4e-7, Winograd at stride 1 2e-6), since half of each axis is direct
+and the points of F(4, 2) are only +-1, +-1/2 and infinity.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ...jit import helper, kernel, never_inline
+from ...parallel import launch, on_threads_flushing
+from ...shapes import Conv2dProblem, Pair, Shape4
+from ..correlate import lowest, zeros
+from ..layout import CHANNELS_LAST, channels_last, contiguous, empty, flat, in_layout, layout_of
+from ..local_array import local_array, zeroed_local_array
+from ..memory import address_of, buffer
+from ..packing import columns_for, pack_bias
+from ..simd import VECTOR_BYTES
+from ..sizes import sizes_of, unpack
+from .algorithm import Algorithm
+from .winograd import FEWEST_CHANNELS, even_run, multiply_run
+from .winograd_filters import CHANNELS, FilterStrides, lines_for, read_filters
+from .winograd_points import has_transforms
+from .winograd_tile import transform_taps
+from .winograd_tiling import PITCH_PADDING, Tiling, filters_along
+
+# Of a tile, along both axes. With 5, 121 products for 225, images of 14x14 results (of 256 channels) took 0.88 of the
+# time on one thread and 0.92 on two, others longer; not worth a variant.
+RESULTS = 4
+_PATCH_BYTES = 1_000_000  # of a run of tiles
+_RUN_TILES = 12, 24  # fewest and most; the fewest wherever tasks are few
+_TASKS = 32
+_FEWEST_TERMS = 32
+_LEAST_SAVED = {"forward": 1.45, "backward_input": 1.35}
+_FEWEST_TILES = {"forward": 64, "backward_input": 32}
+_FEWEST_TASKS = 8  # with fewer runs their columns are cut too; patches are then transformed for each part
+
+Lengths = tuple[int, ...]  # of which a kernel knows the length (winograd_tile.py)
+
+
+class Phases(NamedTuple):
+    """By parity of the taps: how far before a tile patches begin, how far after it results, both along each axis."""
+
+    top_even: int
+    top_odd: int
+    left_even: int
+    left_odd: int
+    down_even: int
+    down_odd: int
+    right_even: int
+    right_odd: int
+
+
+class Shape(NamedTuple):
+    """A variant for the compiler: numbers of points and of taps of each parity, and of results along both axes."""
+
+    even_h: Lengths
+    odd_h: Lengths
+    even_w: Lengths
+    odd_w: Lengths
+    taps_even_h: Lengths
+    taps_odd_h: Lengths
+    taps_even_w: Lengths
+    taps_odd_w: Lengths
+    results: Lengths
+
+    @property
+    def filters(self) -> int:
+        """Transformed, of all phases."""
+        h, w = (sum(1 if len(p) == len(self.results) else len(p) for p in pair) for pair in (self[:2], self[2:4]))
+        return h * w
+
+
+class _Plan(NamedTuple):
+    tiling: Tiling
+    phases: Phases
+    shape: Shape
+    tiles: int
+    parts: int  # of the columns
+    filter_pitch: int
+    strides: FilterStrides
+    out_shape: Shape4
+
+
+def supports(problem: Conv2dProblem) -> str:
+    """Empty for a filter at stride 2 whose halves have transforms."""
+    taps = problem.weight_shape[2:]
+    if problem.stride != (2, 2):
+        return f"the stride is {problem.stride}, not (2, 2)"
+    if problem.dilation != (1, 1):
+        return f"the dilation is {problem.dilation}, not (1, 1)"
+    if not all(t > 2 and has_transforms(RESULTS, half) for t in taps for half in halves(t)):
+        return f"there are no transforms for {taps[0]}x{taps[1]} taps at stride 2"
+    channels = min(problem.weight_shape[1], problem.weight_shape[0] // problem.groups)
+    return f"fewer than {FEWEST_CHANNELS} channels a group" if channels < FEWEST_CHANNELS else ""
+
+
+def pays(problem: Conv2dProblem, direction: str) -> str:
+    """Empty where products are saved, and not lost again in cut tiles, columns, or transforms of the filters.
+
+    Measured on 1,300 random layers on one and two threads: where taken, the forward pass was 1.21 (prepared 1.26) times
+    as fast as direct in the mean, at worst 0.71, the input-gradient 1.26 times, at worst 0.95.
+    """
+    k, c, r, s = problem.weight_shape
+    depth, columns, size = c, k // problem.groups, list(problem.output_shape[2:])
+    if direction == "backward_input":
+        depth, columns, size = columns, depth, [-(-length // 2) for length in problem.input_shape[2:]]
+    if depth < _FEWEST_TERMS:
+        return f"{depth} channels a group to sum over, fewer than {_FEWEST_TERMS}"
+    tiles = math.prod(-(-length // RESULTS) for length in size)
+    products = tiles * (2 * RESULTS + r - 2) * (2 * RESULTS + s - 2) * columns_for(columns, 4).cost
+    saved = math.prod(problem.output_shape[2:]) * r * s * columns_for(columns, 4, tails=True).cost / products
+    if saved < _LEAST_SAVED[direction]:
+        return f"{saved:.2f} times fewer products, less than {_LEAST_SAVED[direction]}"
+    tiles, fewest = tiles * problem.input_shape[0], _FEWEST_TILES[direction]
+    return f"{tiles} tiles, fewer than {fewest}" if tiles < fewest else ""
+
+
+def halves(taps: int) -> tuple[int, int]:
+    """How many taps are even, and odd."""
+    return -(-taps // 2), taps // 2
+
+
+def shape_of(taps: Pair) -> Shape:
+    """The variant for filters of `taps`."""
+    parts = [half for t in taps for half in halves(t)]
+    lengths = *(RESULTS + half - 1 for half in parts), *parts, RESULTS
+    return Shape._make((0,) * length for length in lengths)
+
+
+def sides(before: int, taps: int, flipped: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(starts of patches, starts of results) of an axis, as in `Phases`.
+
+    Result p gets inputs 2 p + tap - before. In the input-gradient position h gets gradients (h + before - tap) / 2, so
+    that taps of one parity reach every other position; the last tap comes first.
+    """
+    if not flipped:
+        return (before, before - 1), (0, 0)
+    firsts = [(parity - before) % 2 for parity in (0, 1)]
+    last = [parity + 2 * (half - 1) for parity, half in enumerate(halves(taps))]
+    starts = [-((first + before - tap) // 2) for first, tap in zip(firsts, last, strict=True)]
+    return (starts[0], starts[1]), (firsts[0], firsts[1])
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(problem: Conv2dProblem, flipped: bool, itemsize: int) -> _Plan:
+    """`flipped`: of the input-gradient."""
+    k, c, r, s = problem.weight_shape
+    groups, source, out_shape = problem.groups, problem.input_shape, problem.output_shape
+    size = out_shape[2], out_shape[3]
+    if flipped:
+        source, out_shape = out_shape, source
+        size = -(-out_shape[2] // 2), -(-out_shape[3] // 2)  # of the larger parity
+    n, channels, h, w = source
+    _, out_channels, p, q = out_shape
+    shape = shape_of((r, s))
+    depth, columns = channels // groups, out_channels // groups
+    cut = columns_for(columns, itemsize)
+    rows, across = -(-size[0] // RESULTS), -(-size[1] // RESULTS)
+    tiles = n * rows * across
+    most = min(_RUN_TILES[1], _PATCH_BYTES // (len(shape.even_h) * len(shape.even_w) * channels * itemsize))
+    run = even_run(tiles, max(_RUN_TILES[0], min(most, tiles // _TASKS)) // cut.rows * cut.rows, cut)
+    blocks = groups * cut.blocks
+    tiling = Tiling(
+        h, w, channels, p, q, out_channels, 0, 0, 1, 1, rows, across, groups, depth, columns, cut.blocks, cut.block,
+        run, step=1 if flipped else 2, out_step=2 if flipped else 1,
+    )  # fmt: skip
+    starts = [sides(before, taps, flipped) for before, taps in zip(problem.padding[::2], (r, s), strict=True)]
+    phases = Phases(*starts[0][0], *starts[1][0], *starts[0][1], *starts[1][1])
+    column, channel = (r * s, c * r * s) if flipped else (c * r * s, r * s)
+    strides = FilterStrides(k // groups * c * r * s, cut.block * column, column, channel, flipped)
+    runs = max(1, -(-tiles // run))
+    parts = next(p for p in range(1, blocks + 1) if blocks % p == 0 and (runs * p >= _FEWEST_TASKS or p == blocks))
+    pitch = blocks * depth * cut.block + PITCH_PADDING
+    return _Plan(tiling, phases, shape, tiles, parts, pitch, strides, out_shape)
+
+
+def pack_weight(
+    problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    return _pack(_plan(problem, False, weight.itemsize), weight, bias, kept)
+
+
+def forward(problem: Conv2dProblem, x: np.ndarray, packed: tuple[np.ndarray, np.ndarray], relu: bool) -> np.ndarray:
+    return _run(_plan(problem, False, x.itemsize), x, packed, relu)
+
+
+def backward_input(
+    problem: Conv2dProblem, grad_output: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
+) -> np.ndarray:
+    plan = _plan(problem, True, grad_output.itemsize)
+    packed = _pack(plan, weight, bias, False)
+    return in_layout(_run(plan, grad_output, packed, False), layout_of(grad_output))
+
+
+def _pack(plan: _Plan, weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Transformed filters [phase][point][group and block][channel][column], and the bias."""
+    tiling, dtype = plan.tiling, weight.dtype
+    cut = columns_for(tiling.columns, weight.itemsize)
+    packed_bias = pack_bias(bias, tiling.groups, cut, tiling.columns, dtype, kept)
+    count = plan.shape.filters * plan.filter_pitch
+    filters = buffer("packed weight", count, dtype, kept)
+    tasks = tiling.groups * tiling.blocks * -(-tiling.depth // CHANNELS)
+    args = plan.filter_pitch, sizes_of(tiling), sizes_of(plan.strides), *plan.shape
+    launch(_transform, tasks, count * 0.1, flat(contiguous(weight)), filters, *args)
+    return filters, packed_bias
+
+
+def _run(plan: _Plan, source: np.ndarray, packed: tuple[np.ndarray, np.ndarray], relu: bool) -> np.ndarray:
+    tiling, shape = plan.tiling, plan.shape
+    filters, bias = packed
+    out = empty(plan.out_shape, source.dtype, CHANNELS_LAST)
+    if not out.size:
+        return out
+    x = flat(channels_last(source))
+    page = zeros(max(tiling.channels, bias.size), source.dtype)
+    distance = (address_of(page) - address_of(x)) // source.itemsize
+    added = tiling.out_step == 1
+    lanes = VECTOR_BYTES // source.itemsize
+    points = (len(shape.even_h) + len(shape.odd_h)) * (len(shape.even_w) + len(shape.odd_w))
+    work_ns = plan.tiles * points * tiling.depth * tiling.groups * tiling.blocks * tiling.block / lanes * 0.2
+    launch(
+        _multiply, -(-plan.tiles // tiling.run) * plan.parts, work_ns,
+        x, distance, plan.tiles, plan.parts, filters, plan.filter_pitch, bias, page if added else bias, flat(out),
+        sizes_of(tiling), sizes_of(plan.phases), lowest(relu, out.dtype), *shape, (int(added),),
+    )  # fmt: skip
+    return out
+
+
+@helper
+def _transform_phase(
+    lines, channels, block, filters, first, pitch, taps, flipped, down, right, points_h, points_w, taps_h, taps_w
+):
+    never_inline()
+    offsets = local_array(len(taps_h) * len(taps_w), np.int64)
+    for i in range(len(taps_h)):
+        row = down + 2 * (len(taps_h) - 1 - i if flipped else i)
+        for j in range(len(taps_w)):
+            column = right + 2 * (len(taps_w) - 1 - j if flipped else j)
+            offsets[i * len(taps_w) + j] = (row * taps[1] + column) * block
+    for c in range(channels):
+        transform_taps(lines[c * taps[0] * taps[1] * block :], offsets, block, filters, first + c * block, pitch,
+                       points_h, points_w, taps_h, taps_w)  # fmt: skip
+
+
+@kernel
+def _transform(
+    first, end, weight, filters, pitch, sizes, filter_sizes,
+    even_h, odd_h, even_w, odd_w, taps_even_h, taps_odd_h, taps_even_w, taps_odd_w, results,
+):  # fmt: skip
+    """Task: some channels of a block."""
+    if on_threads_flushing():
+        return
+    tiling = unpack(sizes, Tiling)
+    strides = unpack(filter_sizes, FilterStrides)
+    block, depth, flipped = tiling.block, tiling.depth, strides.flipped != 0
+    taps = len(taps_even_h) + len(taps_odd_h), len(taps_even_w) + len(taps_odd_w)
+    lines = lines_for(weight, taps[0] * taps[1], block)
+    parts = (depth + CHANNELS - 1) // CHANNELS
+    h, w = filters_along(even_h, results), filters_along(even_w, results)
+    ends = h * w, h * (w + filters_along(odd_w, results))
+    ends_odd = ends[1] + filters_along(odd_h, results) * w
+    for task in range(first, end):
+        place = task // parts
+        c = (task - place * parts) * CHANNELS
+        group = place // tiling.blocks
+        column = place - group * tiling.blocks
+        channels = min(CHANNELS, depth - c)
+        at = group * strides.group + column * strides.block + c * strides.depth
+        read_filters(weight, at, channels, min(block, tiling.columns - column * block), strides, taps[0] * taps[1],
+                     lines, block)  # fmt: skip
+        to = (place * depth + c) * block
+        _transform_phase(lines, channels, block, filters, to, pitch, taps, flipped, 0, 0,
+                         even_h, even_w, taps_even_h, taps_even_w)  # fmt: skip
+        _transform_phase(lines, channels, block, filters, to + ends[0] * pitch, pitch, taps, flipped, 0, 1,
+                         even_h, odd_w, taps_even_h, taps_odd_w)  # fmt: skip
+        _transform_phase(lines, channels, block, filters, to + ends[1] * pitch, pitch, taps, flipped, 1, 0,
+                         odd_h, even_w, taps_odd_h, taps_even_w)  # fmt: skip
+        _transform_phase(lines, channels, block, filters, to + ends_odd * pitch, pitch, taps, flipped, 1, 1,
+                         odd_h, odd_w, taps_odd_h, taps_odd_w)  # fmt: skip
+
+
+@kernel
+def _multiply(
+    first, end, x, zeros, tiles, parts, filters, filter_pitch, bias, other_bias, out, sizes, phase_sizes, floor,
+    even_h, odd_h, even_w, odd_w, taps_even_h, taps_odd_h, taps_even_w, taps_odd_w, results, added,
+):  # fmt: skip
+    """Task: a run of tiles, some blocks of columns."""
+    if on_threads_flushing():
+        return
+    tiling = unpack(sizes, Tiling)
+    z = unpack(phase_sizes, Phases)
+    points = len(even_h) * len(even_w)
+    blocks = tiling.groups * tiling.blocks
+    products = local_array(points * (tiling.run * tiling.block + PITCH_PADDING) + tiling.block, x.dtype)
+    pitch = tiling.run * tiling.channels + PITCH_PADDING
+    patches = zeroed_local_array(points * pitch, x.dtype)
+    h, w = filters_along(even_h, results), filters_along(even_w, results)
+    second, third = h * w, h * (w + filters_along(odd_w, results))
+    fourth = third + filters_along(odd_h, results) * w
+    lowest = -np.inf if added[0] else floor
+    for task in range(first, end):
+        run = task // parts
+        part = task - run * parts
+        t = run * tiling.run
+        count = min(tiling.run, tiles - t)
+        a, b = part * blocks // parts, (part + 1) * blocks // parts
+        multiply_run(x, zeros, patches, pitch, t, count, a, b, tiling,
+                     (z.top_even, z.left_even), (z.down_even, z.right_even),
+                     filters, 0, filter_pitch, bias, products, out, lowest,
+                     even_h, even_w, results, results, (0,))  # fmt: skip
+        multiply_run(x, zeros, patches, pitch, t, count, a, b, tiling,
+                     (z.top_even, z.left_odd), (z.down_even, z.right_odd),
+                     filters, second * filter_pitch, filter_pitch, other_bias, products, out, lowest,
+                     even_h, odd_w, results, results, added)  # fmt: skip
+        multiply_run(x, zeros, patches, pitch, t, count, a, b, tiling,
+                     (z.top_odd, z.left_even), (z.down_odd, z.right_even),
+                     filters, third * filter_pitch, filter_pitch, other_bias, products, out, lowest,
+                     odd_h, even_w, results, results, added)  # fmt: skip
+        multiply_run(x, zeros, patches, pitch, t, count, a, b, tiling,
+                     (z.top_odd, z.left_odd), (z.down_odd, z.right_odd),
+                     filters, fourth * filter_pitch, filter_pitch, other_bias, products, out, floor,
+                     odd_h, odd_w, results, results, added)  # fmt: skip
+
+
+ALGORITHM = Algorithm(
+    name="winograd_strided",
+    supports=supports,
+    pack_weight=pack_weight,
+    forward=forward,
+    backward_input=backward_input,
+    backward_weight=None,  # (as at stride 1, by phases: 0.73 to 1.08 times direct's speed)
+    pays=pays,
+)
