@@ -89,15 +89,10 @@ def tap_offsets(offsets, flipped, block):
         offsets[tap] = (offsets.size - 1 - tap if flipped else tap) * block
 
 
-@helper
-def read_filters(weight, start, channels, count, strides, taps, lines, block):
-    """lines[(c * taps + tap) * block + v] of some channels, at most CHANNELS where they follow each other in memory."""
-    never_inline()
-    step = CHANNELS if strides.depth == taps else 1
-    for c in range(0, channels, step):
-        at = start + c * strides.depth
-        to = lines[c * taps * block :]
-        read_columns(weight, at, strides.column, count, min(step, channels - c) * taps, to, block)
+@inline
+def channels_together(strides, taps):
+    """How many channels follow each other, and are read as one run."""
+    return CHANNELS if strides.depth == taps else 1
 
 
 @helper
@@ -108,9 +103,11 @@ def transform_filters(
     """filters: [point][channel][column] from `first`, of some channels of a block. Scratch: lines."""
     never_inline()
     taps = len(taps_h) * len(taps_w)
-    for c in range(0, channels, CHANNELS):
-        some = min(CHANNELS, channels - c)
-        read_filters(weight, start + c * strides.depth, some, count, strides, taps, lines, block)
+    step = channels_together(strides, taps)
+    for c in range(0, channels, step):
+        some = min(step, channels - c)
+        at = start + c * strides.depth
+        read_columns(weight, at, strides.column, count, some * taps, lines, block)
         for i in range(some):
             transform_taps(lines[i * taps * block :], offsets, block, filters, first + (c + i) * block, pitch,
                            points_h, points_w, taps_h, taps_w)  # fmt: skip

@@ -22,19 +22,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...jit import helper, kernel, never_inline
+from ...jit import helper, inline, kernel, never_inline
 from ...parallel import launch, on_threads_flushing
 from ...shapes import Conv2dProblem, Pair, Shape4
 from ..correlate import lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, contiguous, empty, flat, in_layout, layout_of
 from ..local_array import local_array, zeroed_local_array
 from ..memory import address_of, buffer
-from ..packing import columns_for, pack_bias
+from ..packing import columns_for, pack_bias, read_columns
 from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
 from .algorithm import Algorithm
 from .winograd import FEWEST_CHANNELS, even_run, multiply_run
-from .winograd_filters import CHANNELS, FilterStrides, lines_for, read_filters
+from .winograd_filters import CHANNELS, FilterStrides, channels_together, lines_for
 from .winograd_points import has_transforms
 from .winograd_tile import transform_taps
 from .winograd_tiling import PITCH_PADDING, Tiling, filters_along
@@ -184,7 +184,7 @@ def _plan(problem: Conv2dProblem, flipped: bool, itemsize: int) -> _Plan:
     phases = Phases(*starts[0][0], *starts[1][0], *starts[0][1], *starts[1][1])
     column, channel = (r * s, c * r * s) if flipped else (c * r * s, r * s)
     strides = FilterStrides(k // groups * c * r * s, cut.block * column, column, channel, flipped)
-    runs = max(1, -(-tiles // run))
+    runs = -(-tiles // max(1, run))
     parts = next(p for p in range(1, blocks + 1) if blocks % p == 0 and (runs * p >= _FEWEST_TASKS or p == blocks))
     pitch = blocks * depth * cut.block + PITCH_PADDING
     return _Plan(tiling, phases, shape, tiles, parts, pitch, strides, out_shape)
@@ -242,19 +242,33 @@ def _run(plan: _Plan, source: np.ndarray, packed: tuple[np.ndarray, np.ndarray],
     return out
 
 
+@inline
+def _phase_starts(even_h, odd_h, even_w, odd_w, results):
+    """How many filters are before those of the second phase, the third and the fourth."""
+    h, w = filters_along(even_h, results), filters_along(even_w, results)
+    third = h * (w + filters_along(odd_w, results))
+    return h * w, third, third + filters_along(odd_h, results) * w
+
+
 @helper
-def _transform_phase(
-    lines, channels, block, filters, first, pitch, taps, flipped, down, right, points_h, points_w, taps_h, taps_w
-):
+def _phase_taps(offsets, taps, flipped, down, right, block, taps_h, taps_w):
+    """Where the taps of a phase, which begin at row `down` and column `right`, are in a channel's lines."""
     never_inline()
-    offsets = local_array(len(taps_h) * len(taps_w), np.int64)
     for i in range(len(taps_h)):
         row = down + 2 * (len(taps_h) - 1 - i if flipped else i)
         for j in range(len(taps_w)):
             column = right + 2 * (len(taps_w) - 1 - j if flipped else j)
             offsets[i * len(taps_w) + j] = (row * taps[1] + column) * block
+
+
+@helper
+def _transform_phase(
+    lines, pitch, offsets, channels, block, filters, first, filter_pitch, points_h, points_w, taps_h, taps_w
+):
+    """Filters of one phase of some channels: [point][channel][column] from `first`."""
+    never_inline()
     for c in range(channels):
-        transform_taps(lines[c * taps[0] * taps[1] * block :], offsets, block, filters, first + c * block, pitch,
+        transform_taps(lines[c * pitch :], offsets, block, filters, first + c * block, filter_pitch,
                        points_h, points_w, taps_h, taps_w)  # fmt: skip
 
 
@@ -271,28 +285,36 @@ def _transform(
     block, depth, flipped = tiling.block, tiling.depth, strides.flipped != 0
     taps = len(taps_even_h) + len(taps_odd_h), len(taps_even_w) + len(taps_odd_w)
     lines = lines_for(weight, taps[0] * taps[1], block)
+    line_pitch = taps[0] * taps[1] * block
+    most = len(taps_even_h) * len(taps_even_w)
+    offsets = local_array(4 * most, np.int64)
+    _phase_taps(offsets, taps, flipped, 0, 0, block, taps_even_h, taps_even_w)
+    _phase_taps(offsets[most:], taps, flipped, 0, 1, block, taps_even_h, taps_odd_w)
+    _phase_taps(offsets[2 * most :], taps, flipped, 1, 0, block, taps_odd_h, taps_even_w)
+    _phase_taps(offsets[3 * most :], taps, flipped, 1, 1, block, taps_odd_h, taps_odd_w)
     parts = (depth + CHANNELS - 1) // CHANNELS
-    h, w = filters_along(even_h, results), filters_along(even_w, results)
-    ends = h * w, h * (w + filters_along(odd_w, results))
-    ends_odd = ends[1] + filters_along(odd_h, results) * w
+    second, third, fourth = _phase_starts(even_h, odd_h, even_w, odd_w, results)
+    step = channels_together(strides, taps[0] * taps[1])
     for task in range(first, end):
         place = task // parts
-        c = (task - place * parts) * CHANNELS
+        first_channel = (task - place * parts) * CHANNELS
         group = place // tiling.blocks
         column = place - group * tiling.blocks
-        channels = min(CHANNELS, depth - c)
-        at = group * strides.group + column * strides.block + c * strides.depth
-        read_filters(weight, at, channels, min(block, tiling.columns - column * block), strides, taps[0] * taps[1],
-                     lines, block)  # fmt: skip
-        to = (place * depth + c) * block
-        _transform_phase(lines, channels, block, filters, to, pitch, taps, flipped, 0, 0,
-                         even_h, even_w, taps_even_h, taps_even_w)  # fmt: skip
-        _transform_phase(lines, channels, block, filters, to + ends[0] * pitch, pitch, taps, flipped, 0, 1,
-                         even_h, odd_w, taps_even_h, taps_odd_w)  # fmt: skip
-        _transform_phase(lines, channels, block, filters, to + ends[1] * pitch, pitch, taps, flipped, 1, 0,
-                         odd_h, even_w, taps_odd_h, taps_even_w)  # fmt: skip
-        _transform_phase(lines, channels, block, filters, to + ends_odd * pitch, pitch, taps, flipped, 1, 1,
-                         odd_h, odd_w, taps_odd_h, taps_odd_w)  # fmt: skip
+        count = min(block, tiling.columns - column * block)
+        last_channel = min(first_channel + CHANNELS, depth)
+        for c in range(first_channel, last_channel, step):
+            some = min(step, last_channel - c)
+            at = group * strides.group + column * strides.block + c * strides.depth
+            read_columns(weight, at, strides.column, count, some * taps[0] * taps[1], lines, block)
+            to = (place * depth + c) * block
+            _transform_phase(lines, line_pitch, offsets, some, block, filters, to, pitch,
+                             even_h, even_w, taps_even_h, taps_even_w)  # fmt: skip
+            _transform_phase(lines, line_pitch, offsets[most:], some, block, filters, to + second * pitch, pitch,
+                             even_h, odd_w, taps_even_h, taps_odd_w)  # fmt: skip
+            _transform_phase(lines, line_pitch, offsets[2 * most :], some, block, filters, to + third * pitch, pitch,
+                             odd_h, even_w, taps_odd_h, taps_even_w)  # fmt: skip
+            _transform_phase(lines, line_pitch, offsets[3 * most :], some, block, filters, to + fourth * pitch, pitch,
+                             odd_h, odd_w, taps_odd_h, taps_odd_w)  # fmt: skip
 
 
 @kernel
@@ -310,9 +332,7 @@ def _multiply(
     products = local_array(points * (tiling.run * tiling.block + PITCH_PADDING) + tiling.block, x.dtype)
     pitch = tiling.run * tiling.channels + PITCH_PADDING
     patches = zeroed_local_array(points * pitch, x.dtype)
-    h, w = filters_along(even_h, results), filters_along(even_w, results)
-    second, third = h * w, h * (w + filters_along(odd_w, results))
-    fourth = third + filters_along(odd_h, results) * w
+    second, third, fourth = _phase_starts(even_h, odd_h, even_w, odd_w, results)
     lowest = -np.inf if added[0] else floor
     for task in range(first, end):
         run = task // parts
