@@ -198,6 +198,17 @@ def test_relu_by_hand():
     np.testing.assert_array_equal(functional.leaky_relu_backward(upstream, x, negative_slope=0.5), [4, -0.5, 5, 4.5])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sigmoid_far_from_zero(dtype):
+    """Exact to within the smallest normal number, where exp(-x) is no number any more too."""
+    x = np.array([-np.inf, -1000, -709.5, -104, -89, -88.6, -88.3, -87.4, -86, 17, 87.4, 89, 1000, np.inf], dtype)
+    with np.errstate(over="ignore"):
+        expected = 1 / (1 + np.exp(-x.astype(np.longdouble)))
+    error = np.abs(functional.sigmoid(x) - expected)
+    assert (error <= np.finfo(dtype).smallest_normal + 4 * np.finfo(dtype).eps * expected).all()
+    assert np.isnan(functional.sigmoid(np.array([np.nan], dtype)))
+
+
 def test_curves_by_hand():
     zero, one = np.zeros(1), np.ones(1)
     assert functional.sigmoid(zero) == 0.5

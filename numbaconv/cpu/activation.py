@@ -15,7 +15,7 @@ import numpy as np
 from ..jit import inline, kernel
 from ..parallel import launch, on_threads
 from .layout import flat, match, with_result
-from .transcendental import erf, exp
+from .transcendental import erf, exp, one_plus_exp
 from .transcendental import tanh as hyperbolic_tangent
 
 CHUNK = 1024  # elements of a task: threads get equal shares; each computes its own in one loop
@@ -125,7 +125,7 @@ def _sigmoid(first, end, x, out):
     one = x.dtype.type(1)
     for i in range(x.size):
         # Where exp overflows to inf, 1 / inf = 0 is the right result, to within the smallest normal number.
-        out[i] = one / (one + exp(-x[i]))
+        out[i] = one / one_plus_exp(-x[i])
 
 
 def sigmoid_backward(grad_output, output):
@@ -219,7 +219,7 @@ def _gelu_backward(first, end, grad_output, x, out, approximate):
         for i in range(x.size):
             value = x[i]
             square = value * value
-            probability = one / (one + exp(-exp_scale * (value + cubic * square * value)))
+            probability = one / one_plus_exp(-exp_scale * (value + cubic * square * value))
             density = probability * (one - probability) * exp_scale * (one + three * cubic * square)
             out[i] = grad_output[i] * (probability + value * density)
     else:
@@ -258,5 +258,5 @@ def _silu_backward(first, end, grad_output, x, out):
     grad_output, x, out = part(grad_output, first, end), part(x, first, end), part(out, first, end)
     one = x.dtype.type(1)
     for i in range(x.size):
-        gate = one / (one + exp(-x[i]))
+        gate = one / one_plus_exp(-x[i])
         out[i] = grad_output[i] * gate * (one + x[i] * (one - gate))

@@ -17,7 +17,7 @@ import numpy as np
 from ..jit import always_inline, by_dtype, inline
 from .exponential import exponential
 
-__all__ = ["decay", "erf", "exp", "tanh"]
+__all__ = ["decay", "erf", "exp", "one_plus_exp", "tanh"]
 
 
 def _constants(*values: float) -> tuple[np.float32, ...]:
@@ -58,7 +58,7 @@ def _exp_of_rest(x, shifted):
 
 @inline
 def _exp_within(x):
-    """exp(x) of -87 <= x <= 88, or NaN: half the instructions."""
+    """exp(x) of -87 <= x <= 88, inf above, up to 89, or NaN: half the instructions."""
     shifted = np.float32(x * _LOG2_E + _ROUND)
     power = np.int32((shifted.view(np.int32) + _BIAS) << _MANTISSA_BITS)
     return _exp_of_rest(x, shifted) * power.view(np.float32)
@@ -90,6 +90,20 @@ def _exp_float32(x):
     first = np.int32((half + _BIAS) << _MANTISSA_BITS)
     second = np.int32((power - half + _BIAS) << _MANTISSA_BITS)
     return series * first.view(np.float32) * second.view(np.float32)
+
+
+@inline
+def _one_plus_exp_float32(x):
+    always_inline()
+    bounded = _LEAST_NORMAL if x < _LEAST_NORMAL else x
+    bounded = _MOST if bounded > _MOST else bounded  # whose exponent is that of inf
+    return _ONE + _exp_within(bounded)
+
+
+@inline
+def _one_plus_exp_float64(x):
+    always_inline()
+    return 1.0 + _exp_float64(x)
 
 
 @inline
@@ -168,5 +182,6 @@ def _erf_float64(x):
 
 exp = by_dtype(_exp_float32, _exp_float64)
 decay = by_dtype(_decay_float32, _decay_float64)  # exp(x) of x <= 0; 0 where that would be subnormal
+one_plus_exp = by_dtype(_one_plus_exp_float32, _one_plus_exp_float64)  # inf from x = 88.4 on, float64 709
 tanh = by_dtype(_tanh_float32, _tanh_float64)
 erf = by_dtype(_erf_float32, _erf_float64)
