@@ -15,13 +15,13 @@ import numpy as np
 from ..jit import inline, kernel
 from ..parallel import launch, on_threads
 from .layout import flat, match, with_result
-from .transcendental import erf, exp, one_plus_exp
+from .transcendental import exp, normal_cdf, one_plus_exp
 from .transcendental import tanh as hyperbolic_tangent
 
 CHUNK = 1024  # elements of a task: threads get equal shares; each computes its own in one loop
 
 # Time of one element on one thread, nanoseconds: what decides whether threads share the work.
-_COPY, _EXP, _TANH, _ERF = 0.15, 1.0, 1.2, 1.5
+_COPY, _EXP, _TANH, _NORMAL = 0.15, 1.0, 1.2, 1.5
 
 
 def run_unary(body, ns_per_element: float, x: np.ndarray, *args) -> np.ndarray:
@@ -174,7 +174,6 @@ def _tanh_backward(first, end, grad_output, output, out):
 
 # --- gelu -------------------------------------------------------------------------------------------------
 
-_SQRT_HALF = math.sqrt(0.5)
 _DENSITY_AT_0 = 1 / math.sqrt(2 * math.pi)
 # (1 + tanh(u)) / 2 = 1 / (1 + exp(-2 u)), which is quicker and keeps its digits where it is small
 _TWICE_SQRT_2_OVER_PI = 2 * math.sqrt(2 / math.pi)
@@ -182,7 +181,7 @@ _CUBIC = 0.044715
 
 
 def gelu(x, approximate):
-    return run_unary(_gelu, _EXP if approximate else _ERF, x, approximate)
+    return run_unary(_gelu, _EXP if approximate else _NORMAL, x, approximate)
 
 
 @kernel
@@ -190,8 +189,7 @@ def _gelu(first, end, x, out, approximate):
     if on_threads():
         return
     x, out = part(x, first, end), part(out, first, end)
-    one, half, cubic = x.dtype.type(1), x.dtype.type(0.5), x.dtype.type(_CUBIC)
-    erf_scale, exp_scale = x.dtype.type(_SQRT_HALF), x.dtype.type(_TWICE_SQRT_2_OVER_PI)
+    one, cubic, exp_scale = x.dtype.type(1), x.dtype.type(_CUBIC), x.dtype.type(_TWICE_SQRT_2_OVER_PI)
     if approximate:
         for i in range(x.size):
             value = x[i]
@@ -199,11 +197,11 @@ def _gelu(first, end, x, out, approximate):
     else:
         for i in range(x.size):
             value = x[i]
-            out[i] = value * (half * (one + erf(erf_scale * value)))
+            out[i] = value * normal_cdf(value)
 
 
 def gelu_backward(grad_output, x, approximate):
-    ns = _EXP if approximate else _ERF + _EXP
+    ns = _EXP if approximate else _NORMAL + _EXP
     return run_binary(_gelu_backward, ns, grad_output, x, approximate)
 
 
@@ -213,7 +211,7 @@ def _gelu_backward(first, end, grad_output, x, out, approximate):
         return
     grad_output, x, out = part(grad_output, first, end), part(x, first, end), part(out, first, end)
     one, half, cubic, three = x.dtype.type(1), x.dtype.type(0.5), x.dtype.type(_CUBIC), x.dtype.type(3)
-    erf_scale, exp_scale = x.dtype.type(_SQRT_HALF), x.dtype.type(_TWICE_SQRT_2_OVER_PI)
+    exp_scale = x.dtype.type(_TWICE_SQRT_2_OVER_PI)
     density_at_0 = x.dtype.type(_DENSITY_AT_0)
     if approximate:
         for i in range(x.size):
@@ -225,7 +223,7 @@ def _gelu_backward(first, end, grad_output, x, out, approximate):
     else:
         for i in range(x.size):
             value = x[i]
-            probability = half * (one + erf(erf_scale * value))
+            probability = normal_cdf(value)
             density = density_at_0 * exp(-half * value * value)
             out[i] = grad_output[i] * (probability + value * density)
 

@@ -1,11 +1,14 @@
-"""exp, tanh and erf that LLVM vectorises: those of the C library are called once per element (5 to 10 times slower).
+"""exp, tanh and the normal distribution that LLVM vectorises: the C library's are called once per element (5 to 10
+times slower).
 
 Each has a body per element type. NaN stays NaN, infinities give the limits, results below the smallest normal number
-are rounded to subnormal ones. Measured largest errors, in units in the last place: float32 exp 1.1, tanh 1.3, erf 1.1;
-float64 exp 2.7, tanh 1.7. erf in float64 is that of the C library.
+are rounded to subnormal ones. Measured largest errors, in units in the last place: float32 exp 1.1, tanh 1.3; float64
+exp 2.7, tanh 1.7. Of the float32 probability of a normal number the error is below 1e-7, and 1e-5 of it where it is
+small; in float64 it is that of the C library's erfc.
 
 Source: Cephes (argument reduction, tanh in float64). The float32 polynomials are Chebyshev fits: (exp(r) - 1 - r) / r^2
-on |r| <= ln(2) / 2; (tanh(x) / x - 1) / x^2 and erf(x) / x - 1 in x^2; log(1 - erf(t)) on 0.92 <= t <= 4.
+on |r| <= ln(2) / 2; (tanh(x) / x - 1) / x^2 in x^2; (log(Q(t)) - log(1/2)) / t on 0 <= t <= 5.7, by weighted least
+squares, where Q is the normal distribution's upper tail.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import numpy as np
 from ..jit import always_inline, by_dtype, inline
 from .exponential import exponential
 
-__all__ = ["decay", "erf", "exp", "one_plus_exp", "tanh"]
+__all__ = ["decay", "exp", "normal_cdf", "one_plus_exp", "tanh"]
 
 
 def _constants(*values: float) -> tuple[np.float32, ...]:
@@ -32,14 +35,15 @@ _ROUND = np.float32(1.5 * 2**23)  # added, it leaves the nearest integer in the 
 _ROUND_BITS, _BIAS, _MANTISSA_BITS, _HALF = np.int32(_ROUND.view(np.int32)), np.int32(127), np.int32(23), np.int32(1)
 _E2, _E3, _E4, _E5, _E6 = _constants(0.5, 0.16666573, 0.04166655, 0.008363774, 0.0013926927)
 
+_SQRT_HALF = math.sqrt(0.5)
+
 _TANH_SMALL, _TANH_ONE = _constants(0.625, 20)  # tanh(20) is 1 in float32
 _T1, _T2, _T3, _T4, _T5 = _constants(-0.33333328, 0.13332719, -0.053843264, 0.02096133, -0.006045165)
 
-_ERF_SMALL, _ERF_ONE = _constants(0.92, 4)  # erf(4) is 1 in float32
-_S0, _S1, _S2, _S3, _S4, _S5 = _constants(0.12837915, -0.37612486, 0.112817094, -0.02676235, 0.004986477, -0.0005954904)
-_L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8 = _constants(
-    0.00032044153, -1.1302376, -0.63181454, -0.11009448, 0.026431018, -0.0047635753, 0.0005977435, -4.6177913e-05,
-    1.6435697e-06,
+_TAIL_END = np.float32(5.7)  # beyond, a normal number's probability is 6e-9, and taken for 0
+_Q0, _Q1, _Q2, _Q3, _Q4, _Q5, _Q6, _Q7, _Q8, _Q9, _Q10 = _constants(
+    -math.log(2), -0.79788506, -0.31830376, -0.036360033, 0.0048276423, -6.730745e-06, -0.00019258748, 5.327274e-05,
+    -7.7668446e-06, 6.219812e-07, -2.1474383e-08,
 )  # fmt: skip
 
 
@@ -148,40 +152,33 @@ def _tanh_float64(x):
 
 
 @inline
-def _erf_float32(x):
+def _normal_cdf_float32(x):
     always_inline()
-    square = x * x
-    series = _S5
-    series = series * square + _S4
-    series = series * square + _S3
-    series = series * square + _S2
-    series = series * square + _S1
-    series = series * square + _S0
-    small = x + x * series
     size = abs(x)
-    t = _ERF_ONE if size > _ERF_ONE else size
-    logarithm = _L8
-    logarithm = logarithm * t + _L7
-    logarithm = logarithm * t + _L6
-    logarithm = logarithm * t + _L5
-    logarithm = logarithm * t + _L4
-    logarithm = logarithm * t + _L3
-    logarithm = logarithm * t + _L2
-    logarithm = logarithm * t + _L1
-    logarithm = logarithm * t + _L0
-    large = _ONE - _exp_within(logarithm)
-    large = large if x > 0 else -large
-    return small if size < _ERF_SMALL else large
+    t = _TAIL_END if size > _TAIL_END else size
+    logarithm = _Q10
+    logarithm = logarithm * t + _Q9
+    logarithm = logarithm * t + _Q8
+    logarithm = logarithm * t + _Q7
+    logarithm = logarithm * t + _Q6
+    logarithm = logarithm * t + _Q5
+    logarithm = logarithm * t + _Q4
+    logarithm = logarithm * t + _Q3
+    logarithm = logarithm * t + _Q2
+    logarithm = logarithm * t + _Q1
+    logarithm = logarithm * t + _Q0
+    tail = _ZERO if size > _TAIL_END else _exp_within(logarithm)
+    return _ONE - tail if x > 0 else tail
 
 
 @inline
-def _erf_float64(x):
+def _normal_cdf_float64(x):
     always_inline()
-    return math.erf(x)
+    return 0.5 * math.erfc(-_SQRT_HALF * x)
 
 
 exp = by_dtype(_exp_float32, _exp_float64)
 decay = by_dtype(_decay_float32, _decay_float64)  # exp(x) of x <= 0; 0 where that would be subnormal
 one_plus_exp = by_dtype(_one_plus_exp_float32, _one_plus_exp_float64)  # inf from x = 88.4 on, float64 709
 tanh = by_dtype(_tanh_float32, _tanh_float64)
-erf = by_dtype(_erf_float32, _erf_float64)
+normal_cdf = by_dtype(_normal_cdf_float32, _normal_cdf_float64)  # the probability that a normal number is below x
