@@ -36,8 +36,9 @@ _STRIDE_1 = planes.ALGORITHM, *winograd_variants.ALGORITHMS, direct.ALGORITHM
 _MOST_RESULTS = 256
 _MOST_ELEMENTS = 1 << 26  # of the result: there is a second array of its size before the shuffle
 _MOST_SUPPORTED = 4096
-_COST = {"winograd_4": 0.55, "winograd_2": 0.8}  # of a multiply-add of it, the shuffle included; others 1.2
-_COST_OF_TWO_TAPS = 0.9  # along an axis, of Winograd's: it saves less there
+# Of a multiply-add of it, the shuffle included, by algorithm and whether it has two taps along an axis, where Winograd
+# saves less; others 1.2.
+_COST = {("winograd_4", False): 0.55, ("winograd_4", True): 0.9, ("winograd_2", False): 0.8}
 
 
 class Shuffle(NamedTuple):
@@ -85,9 +86,7 @@ def pays(problem: Conv2dProblem, direction: str) -> str:
         return f"{results} results a pixel, more than {_MOST_RESULTS}: to transform their filters takes long"
     merged = columns_for(results, 4, tails=True).cost * rows * columns
     apart = columns_for(c, 4, tails=True).cost * r * s
-    cost = _COST.get(plan.algorithm.name, 1.2)
-    if cost < 1 and min(rows, columns) == 2:
-        cost = _COST_OF_TWO_TAPS
+    cost = _COST.get((plan.algorithm.name, min(rows, columns) == 2), 1.2)
     return "" if merged * cost < apart else f"{c} channels fill a vector well enough"
 
 

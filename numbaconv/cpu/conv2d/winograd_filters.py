@@ -55,17 +55,24 @@ def filter_pitch(blocks: int, depth: int, block: int) -> int:
     return blocks * depth * block + PITCH_PADDING
 
 
+def filter_strides(problem: Conv2dProblem, block: int, flipped: bool) -> FilterStrides:
+    """Those of a C-contiguous weight; `flipped`: its channels exchanged too, for the input-gradient."""
+    k, c, r, s = problem.weight_shape
+    taps = r * s
+    column, channel = (taps, c * taps) if flipped else (c * taps, taps)
+    return FilterStrides(k // problem.groups * c * taps, block * column, column, channel, flipped)
+
+
 def pack_filters(
     problem: Conv2dProblem, shape: Shape, flipped: bool, weight: np.ndarray, bias: np.ndarray | None,
     transformed: bool, kept: bool,
 ) -> Filters:  # fmt: skip
     """`flipped`: input and output channels exchanged too, for the input-gradient."""
     k, c, r, s = problem.weight_shape
-    groups, taps, dtype = problem.groups, r * s, weight.dtype
+    groups, dtype = problem.groups, weight.dtype
     columns, depth = (c, k // groups) if flipped else (k // groups, c)
     cut = columns_for(columns, weight.itemsize)
-    column, channel = (taps, c * taps) if flipped else (c * taps, taps)
-    strides = FilterStrides(k // groups * c * taps, cut.block * column, column, channel, flipped)
+    strides = filter_strides(problem, cut.block, flipped)
     packed_bias = pack_bias(bias, groups, cut, columns, dtype, kept)
     weight = flat(contiguous(weight))
     if not transformed:

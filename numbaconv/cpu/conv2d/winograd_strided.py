@@ -34,14 +34,14 @@ from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
 from .algorithm import Algorithm
 from .winograd import FEWEST_CHANNELS, even_run, multiply_run
-from .winograd_filters import CHANNELS, FilterStrides, channels_together, lines_for
+from .winograd_filters import CHANNELS, FilterStrides, channels_together, filter_pitch, filter_strides, lines_for
 from .winograd_points import has_transforms
 from .winograd_tile import transform_taps
-from .winograd_tiling import PITCH_PADDING, Tiling, filters_along
+from .winograd_tiling import PITCH_PADDING, Tiling, filters_along, tiles_along
 
-# Of a tile, along both axes. With 5, 121 products for 225, images of 14x14 results (of 256 channels) took 0.88 of the
-# time on one thread and 0.92 on two, others longer; not worth a variant.
-RESULTS = 4
+# Of a tile, along both axes. With 5, 121 products for 225, images of 14x14 results (of 256 channels) took 0.9 of the
+# time, others longer; not worth a variant.
+_RESULTS = 4
 _PATCH_BYTES = 1_000_000  # of a run of tiles
 _RUN_TILES = 12, 24  # fewest and most; the fewest wherever tasks are few
 _TASKS = 32
@@ -104,7 +104,7 @@ def supports(problem: Conv2dProblem) -> str:
         return f"the stride is {problem.stride}, not (2, 2)"
     if problem.dilation != (1, 1):
         return f"the dilation is {problem.dilation}, not (1, 1)"
-    if not all(t > 2 and has_transforms(RESULTS, half) for t in taps for half in halves(t)):
+    if not all(t > 2 and has_transforms(_RESULTS, half) for t in taps for half in _halves(t)):
         return f"there are no transforms for {taps[0]}x{taps[1]} taps at stride 2"
     channels = min(problem.weight_shape[1], problem.weight_shape[0] // problem.groups)
     return f"fewer than {FEWEST_CHANNELS} channels a group" if channels < FEWEST_CHANNELS else ""
@@ -113,8 +113,8 @@ def supports(problem: Conv2dProblem) -> str:
 def pays(problem: Conv2dProblem, direction: str) -> str:
     """Empty where products are saved, and not lost again in cut tiles, columns, or transforms of the filters.
 
-    Measured on 1,300 random layers on one and two threads: where taken, the forward pass was 1.21 (prepared 1.26) times
-    as fast as direct in the mean, at worst 0.71, the input-gradient 1.26 times, at worst 0.95.
+    Measured with 1,343 random layers on one and two threads: where taken, the forward pass was 1.21 (prepared 1.26)
+    times as fast as direct in the mean, at worst 0.71, the input-gradient 1.26 times, at worst 0.95.
     """
     k, c, r, s = problem.weight_shape
     depth, columns, size = c, k // problem.groups, list(problem.output_shape[2:])
@@ -122,8 +122,8 @@ def pays(problem: Conv2dProblem, direction: str) -> str:
         depth, columns, size = columns, depth, [-(-length // 2) for length in problem.input_shape[2:]]
     if depth < _FEWEST_TERMS:
         return f"{depth} channels a group to sum over, fewer than {_FEWEST_TERMS}"
-    tiles = math.prod(-(-length // RESULTS) for length in size)
-    products = tiles * (2 * RESULTS + r - 2) * (2 * RESULTS + s - 2) * columns_for(columns, 4).cost
+    tiles = math.prod(tiles_along(length, 1, _RESULTS) for length in size)
+    products = tiles * (2 * _RESULTS + r - 2) * (2 * _RESULTS + s - 2) * columns_for(columns, 4).cost
     saved = math.prod(problem.output_shape[2:]) * r * s * columns_for(columns, 4, tails=True).cost / products
     if saved < _LEAST_SAVED[direction]:
         return f"{saved:.2f} times fewer products, less than {_LEAST_SAVED[direction]}"
@@ -131,19 +131,19 @@ def pays(problem: Conv2dProblem, direction: str) -> str:
     return f"{tiles} tiles, fewer than {fewest}" if tiles < fewest else ""
 
 
-def halves(taps: int) -> tuple[int, int]:
+def _halves(taps: int) -> tuple[int, int]:
     """How many taps are even, and odd."""
     return -(-taps // 2), taps // 2
 
 
-def shape_of(taps: Pair) -> Shape:
+def _shape_of(taps: Pair) -> Shape:
     """The variant for filters of `taps`."""
-    parts = [half for t in taps for half in halves(t)]
-    lengths = *(RESULTS + half - 1 for half in parts), *parts, RESULTS
+    parts = [half for t in taps for half in _halves(t)]
+    lengths = *(_RESULTS + half - 1 for half in parts), *parts, _RESULTS
     return Shape._make((0,) * length for length in lengths)
 
 
-def sides(before: int, taps: int, flipped: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+def _sides(before: int, taps: int, flipped: bool) -> tuple[tuple[int, int], tuple[int, int]]:
     """(starts of patches, starts of results) of an axis, as in `Phases`.
 
     Result p gets inputs 2 p + tap - before. In the input-gradient position h gets gradients (h + before - tap) / 2, so
@@ -152,7 +152,7 @@ def sides(before: int, taps: int, flipped: bool) -> tuple[tuple[int, int], tuple
     if not flipped:
         return (before, before - 1), (0, 0)
     firsts = [(parity - before) % 2 for parity in (0, 1)]
-    last = [parity + 2 * (half - 1) for parity, half in enumerate(halves(taps))]
+    last = [parity + 2 * (half - 1) for parity, half in enumerate(_halves(taps))]
     starts = [-((first + before - tap) // 2) for first, tap in zip(firsts, last, strict=True)]
     return (starts[0], starts[1]), (firsts[0], firsts[1])
 
@@ -160,7 +160,7 @@ def sides(before: int, taps: int, flipped: bool) -> tuple[tuple[int, int], tuple
 @functools.lru_cache(maxsize=1024)
 def _plan(problem: Conv2dProblem, flipped: bool, itemsize: int) -> _Plan:
     """`flipped`: of the input-gradient."""
-    k, c, r, s = problem.weight_shape
+    r, s = problem.weight_shape[2:]
     groups, source, out_shape = problem.groups, problem.input_shape, problem.output_shape
     size = out_shape[2], out_shape[3]
     if flipped:
@@ -168,10 +168,10 @@ def _plan(problem: Conv2dProblem, flipped: bool, itemsize: int) -> _Plan:
         size = -(-out_shape[2] // 2), -(-out_shape[3] // 2)  # of the larger parity
     n, channels, h, w = source
     _, out_channels, p, q = out_shape
-    shape = shape_of((r, s))
+    shape = _shape_of((r, s))
     depth, columns = channels // groups, out_channels // groups
     cut = columns_for(columns, itemsize)
-    rows, across = -(-size[0] // RESULTS), -(-size[1] // RESULTS)
+    rows, across = (tiles_along(length, 1, _RESULTS) for length in size)
     tiles = n * rows * across
     most = min(_RUN_TILES[1], _PATCH_BYTES // (len(shape.even_h) * len(shape.even_w) * channels * itemsize))
     run = even_run(tiles, max(_RUN_TILES[0], min(most, tiles // _TASKS)) // cut.rows * cut.rows, cut)
@@ -180,13 +180,12 @@ def _plan(problem: Conv2dProblem, flipped: bool, itemsize: int) -> _Plan:
         h, w, channels, p, q, out_channels, 0, 0, 1, 1, rows, across, groups, depth, columns, cut.blocks, cut.block,
         run, step=1 if flipped else 2, out_step=2 if flipped else 1,
     )  # fmt: skip
-    starts = [sides(before, taps, flipped) for before, taps in zip(problem.padding[::2], (r, s), strict=True)]
+    starts = [_sides(before, taps, flipped) for before, taps in zip(problem.padding[::2], (r, s), strict=True)]
     phases = Phases(*starts[0][0], *starts[1][0], *starts[0][1], *starts[1][1])
-    column, channel = (r * s, c * r * s) if flipped else (c * r * s, r * s)
-    strides = FilterStrides(k // groups * c * r * s, cut.block * column, column, channel, flipped)
+    strides = filter_strides(problem, cut.block, flipped)
     runs = -(-tiles // max(1, run))
     parts = next(p for p in range(1, blocks + 1) if blocks % p == 0 and (runs * p >= _FEWEST_TASKS or p == blocks))
-    pitch = blocks * depth * cut.block + PITCH_PADDING
+    pitch = filter_pitch(blocks, depth, cut.block)
     return _Plan(tiling, phases, shape, tiles, parts, pitch, strides, out_shape)
 
 
@@ -364,6 +363,6 @@ ALGORITHM = Algorithm(
     pack_weight=pack_weight,
     forward=forward,
     backward_input=backward_input,
-    backward_weight=None,  # (as at stride 1, by phases: 0.73 to 1.08 times direct's speed)
+    backward_weight=None,  # (as at stride 1, by phases: 0.66 to 1.08 times direct's speed)
     pays=pays,
 )
