@@ -77,8 +77,8 @@ def test_transposed_convolution_has_a_bias(output_padding, rng):
     assert_close(actual, reference.conv_transpose2d(x, weight, bias, **options), "float32", "output")
 
 
-@pytest.mark.parametrize("channels", [64, 1024])
-def test_error_is_hardly_above_that_of_direct(channels, rng):
+@pytest.mark.parametrize(("channels", "most"), [(64, 8e-7), (1024, 1.6e-6)])
+def test_error_is_hardly_above_that_of_direct(channels, most, rng):
     """Relative L2 error against float64; at stride 1 Winograd has up to 5e-6."""
     x = rng.standard_normal((1, channels, 32, 32), dtype=np.float32)
     weight = rng.standard_normal((64, channels, 3, 3), dtype=np.float32)
@@ -93,7 +93,7 @@ def test_error_is_hardly_above_that_of_direct(channels, rng):
     with numbaconv.algorithm("direct"):
         expected = both(*(a.astype(np.float64) for a in (x, weight, grad_output)))
     for a, e in zip(actual, expected, strict=True):
-        assert np.linalg.norm(a - e) <= 2e-6 * np.linalg.norm(e)
+        assert np.linalg.norm(a - e) <= most * np.linalg.norm(e)
 
 
 @pytest.mark.parametrize(
