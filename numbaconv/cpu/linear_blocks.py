@@ -30,7 +30,7 @@ _WIDE, _NARROW = (0,), (0, 0, 0)  # as `Columns.tile`; the kernel has both
 @functools.lru_cache(maxsize=1024)
 def _cut(samples: int, outputs: int, inputs: int, itemsize: int) -> tuple[Columns, int, int, float]:
     """The blocks of outputs; samples of a task, tasks, nanoseconds of all."""
-    cut = columns_for(outputs, itemsize, (1,), tails=True)
+    cut = columns_for(outputs, itemsize, (1,))
     lanes = VECTOR_BYTES // itemsize
     parts = -(-samples // _SAMPLES)
     if cut.blocks * parts < _FEWEST_TASKS and samples * inputs >= _MUCH:

@@ -38,12 +38,11 @@ if MIDDLE == NARROW:
     TILES = ((WIDE, 1.0), (NARROW, 1.15), (NARROW, 1.15))
 
 
-def columns_for(width: int, itemsize: int, tiles: tuple[int, ...] = (1, 2, 3), tails: bool = False) -> Columns:
+def columns_for(width: int, itemsize: int, tiles: tuple[int, ...] = (1, 2, 3)) -> Columns:
     """The tile, of those allowed, for results of `width` columns.
 
     The wide tile needs fewer loads per multiply-add, the narrow one wastes fewer columns: 96 columns are one and a
-    half wide blocks but three middle ones. With `tails` the kernel computes of the last wide block only the vectors
-    that have columns.
+    half wide blocks but three middle ones. Of the last wide block only the vectors that have columns are computed.
     """
     lanes = VECTOR_BYTES // itemsize
     cuts = []
@@ -52,7 +51,7 @@ def columns_for(width: int, itemsize: int, tiles: tuple[int, ...] = (1, 2, 3), t
         block = tile.vectors * lanes
         blocks = -(-width // block)
         cost = blocks * block * price
-        if tails and number == 1 and width % block:
+        if number == 1 and width % block:
             vectors = -(-(width % block) // lanes)
             cost += vectors * lanes * TAILS[vectors - 1] - block
         cuts.append(Columns((0,) * number, tile.rows, block, blocks, cost))

@@ -62,7 +62,7 @@ def pays(problem: Conv2dProblem, direction: str) -> str:
     filters, row = k * c * r * s * 4, problem.output_shape[3] * c * r * s * 4
     if max(filters, row) > _MOST_BYTES:
         return f"{max(filters, row)} bytes of filters or products, more than {_MOST_BYTES}"
-    there = columns_for(c, 4, tails=True).cost
+    there = columns_for(c, 4).cost
     if not planes.pays(problem, direction):
         pitch = (problem.input_shape[3] + (s - 1) * problem.dilation[1]) / problem.input_shape[3]
         there = min(there, planes.columns(problem, direction) * pitch / 1.1)  # that much is in the measured number

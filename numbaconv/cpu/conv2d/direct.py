@@ -88,7 +88,7 @@ def forward_plan(problem: Conv2dProblem, itemsize: int) -> _Plan:
     k, depth, r, s = problem.weight_shape
     _, _, p, q = problem.output_shape
     groups, width = problem.groups, k // problem.groups
-    columns = columns_for(width, itemsize, tails=True)
+    columns = columns_for(width, itemsize)
     packing = Packing(
         groups, columns.blocks, columns.block, width, depth,
         group_stride=width * depth * r * s, column_stride=depth * r * s, depth_stride=r * s,
@@ -109,7 +109,7 @@ def _backward_input_plan(problem: Conv2dProblem, itemsize: int) -> _Plan:
     k, width, r, s = problem.weight_shape
     _, _, p, q = problem.output_shape
     groups, depth = problem.groups, k // problem.groups
-    columns = columns_for(width, itemsize, tails=True)
+    columns = columns_for(width, itemsize)
     packing = Packing(
         groups, columns.blocks, columns.block, width, depth,
         group_stride=depth * width * r * s, column_stride=r * s, depth_stride=width * r * s,

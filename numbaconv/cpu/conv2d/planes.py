@@ -92,7 +92,7 @@ def pays(problem: Conv2dProblem, direction: str) -> str:
         return f"{depth * r * s} taps, more than {MOST_TAPS}: a vector of sums for each"
     if depth * r * s < _FEWEST_TERMS:
         return f"{depth * r * s} terms, fewer than {_FEWEST_TERMS}"
-    wasteful = columns(problem, direction) >= columns_for(results, 4, tails=True).cost
+    wasteful = columns(problem, direction) >= columns_for(results, 4).cost
     return f"vectors of {results} channels waste less than those of pixels" if wasteful else ""
 
 

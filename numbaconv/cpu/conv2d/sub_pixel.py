@@ -84,8 +84,8 @@ def pays(problem: Conv2dProblem, direction: str) -> str:
     results, _, rows, columns = plan.problem.weight_shape
     if results > _MOST_RESULTS and plan.algorithm is not direct.ALGORITHM:
         return f"{results} results a pixel, more than {_MOST_RESULTS}: to transform their filters takes long"
-    merged = columns_for(results, 4, tails=True).cost * rows * columns
-    apart = columns_for(c, 4, tails=True).cost * r * s
+    merged = columns_for(results, 4).cost * rows * columns
+    apart = columns_for(c, 4).cost * r * s
     cost = _COST.get((plan.algorithm.name, min(rows, columns) == 2), 1.2)
     return "" if merged * cost < apart else f"{c} channels fill a vector well enough"
 

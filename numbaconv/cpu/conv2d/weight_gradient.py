@@ -153,7 +153,7 @@ def _plan(problem: Conv2dProblem, itemsize: int) -> _Plan:
     _, _, p, q = problem.output_shape
     (sh, sw), (dh, dw) = problem.stride, problem.dilation
     top, _, left, _ = problem.padding
-    cut = columns_for(k // problem.groups, itemsize, tails=True)
+    cut = columns_for(k // problem.groups, itemsize)
     # With one tap along an axis only every stride-th row or column is read: only those are transposed.
     row_step, column_step = sh if r == 1 else 1, sw if s == 1 else 1
     plane_width = ((q - 1) * sw + (s - 1) * dw) // column_step + 1

@@ -34,7 +34,7 @@ from ..correlate import TERMS, lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, empty, flat, in_layout, layout_of
 from ..local_array import local_array, zeroed_local_array
 from ..memory import address_of, scratch
-from ..packing import Columns, columns_for
+from ..packing import Columns
 from ..register_tile import (
     MIDDLE_ROWS,
     MIDDLE_VECTORS,
@@ -62,6 +62,8 @@ from .winograd_tiling import (
     Shape,
     Tiling,
     axis_results,
+    block_of,
+    blocks_for,
     count_tiles,
     filters_along,
     place,
@@ -119,10 +121,11 @@ def _plan(results: int, problem: Conv2dProblem, flipped: bool, transformed: bool
     _, k, p, q = out_shape
     depth, columns = c // groups, k // groups
     shape = shape_of(results, (r, s))
-    cut = columns_for(columns, itemsize)
+    cut = blocks_for(columns, itemsize)
     tiles = count_tiles(n, (p, q), dilation, shape)
     fused_run = _FUSED_BYTES // (shape.points * (c + cut.block) * itemsize) // cut.rows * cut.rows
-    fits = shape.points * c * cut.blocks * cut.block * itemsize <= _FUSED_FILTER_BYTES
+    lanes = VECTOR_BYTES // itemsize
+    fits = shape.points * c * -(-columns // lanes) * lanes * itemsize <= _FUSED_FILTER_BYTES
     if transformed is None:
         transformed = fits or tiles > _MOST_READS * _RUN_TILES
     chunk, segment = 0, depth
@@ -134,7 +137,7 @@ def _plan(results: int, problem: Conv2dProblem, flipped: bool, transformed: bool
         run = even_run(min(chunk, tiles), _RUN_TILES, cut)
         row = cut.block * itemsize
         most = TERMS if transformed else max(32, min(_SEGMENT_BYTES, _SEGMENT_ALL_BYTES // shape.points) // row)
-        segment = _segment(depth, most, VECTOR_BYTES // itemsize)
+        segment = _segment(depth, most, lanes)
     tiling = Tiling(
         h, w, c, p, q, k, top, left, *dilation,
         tiles_along(p, dilation[0], len(shape.results_h)), tiles_along(q, dilation[1], len(shape.results_w)),
@@ -206,7 +209,7 @@ def _run(plan: _Plan, source: np.ndarray, filters: Filters, relu: bool) -> np.nd
 
 
 _TILES = 8  # of a task that only transforms
-_TRANSFORMED = FilterStrides(0, 0, 0, 0, False)
+_TRANSFORMED = FilterStrides(0, 0, 0, False)
 
 
 @kernel
@@ -232,6 +235,9 @@ def _panel(vectors, near, a, a_start, a_row, b, b_start, block, out, out_start, 
         else:
             multiply_panel(a, a_start, a_row, 1, b, b_start, block, out, out_start, block, terms, first,
                            WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+    elif WIDE_VECTORS > 3 and vectors == 3:
+        multiply_panel(a, a_start, a_row, 1, b, b_start, block, out, out_start, block, terms, first,
+                       WIDE_ROWS, 3)  # fmt: skip
     elif vectors == MIDDLE_VECTORS:
         multiply_near_panel(a, a_start, a_row, 1, b, b_start, block, out, out_start, block, terms, first,
                             MIDDLE_ROWS, MIDDLE_VECTORS)  # fmt: skip
@@ -242,7 +248,7 @@ def _panel(vectors, near, a, a_start, a_row, b, b_start, block, out, out_start, 
 
 @helper
 def _products(
-    patches, start, pitch, row, filters, filter_start, filter_pitch, block, terms, products, product_pitch,
+    patches, start, pitch, row, filters, filter_start, filter_pitch, width, terms, products, product_pitch,
     tiles, first, points, across, filters_h, filters_w,
 ):  # fmt: skip
     """products[point][tile][column] of one block of columns, or more terms of them; `row`: from tile to tile.
@@ -250,15 +256,15 @@ def _products(
     Points lie in rows of `across`, filters in rows of `filters_w`.
     """
     never_inline()
-    rows, vectors = tile_of(block, filters.itemsize)
-    near = terms * block * filters.itemsize <= _NEAR_BYTES
+    rows, vectors = tile_of(width, filters.itemsize)
+    near = terms * width * filters.itemsize <= _NEAR_BYTES
     for e in range(points):
         i = e // across
         f = min(i, filters_h - 1) * filters_w + min(e - i * across, filters_w - 1)
         for t in range(0, tiles, rows):
             _panel(vectors, near, patches, start + e * pitch + t * row, row,
-                   filters, filter_start + f * filter_pitch, block,
-                   products, e * product_pitch + t * block, terms, first)  # fmt: skip
+                   filters, filter_start + f * filter_pitch, width,
+                   products, e * product_pitch + t * width, terms, first)  # fmt: skip
 
 
 @helper
@@ -268,9 +274,7 @@ def _store(
 ):  # fmt: skip
     """Results of a run of tiles and one block of columns. Those outside the image go to the end of `products`."""
     never_inline()
-    group = block // tiling.blocks
-    column = (block - group * tiling.blocks) * tiling.block
-    count = min(tiling.block, tiling.columns - column)
+    group, column, count, width = block_of(block, tiling.blocks, tiling.block, tiling.columns, products.itemsize)
     column += group * tiling.columns
     distance = (np.int64(products.ctypes.data) - np.int64(out.ctypes.data)) // products.itemsize
     outside = distance + products.size - tiling.block
@@ -283,7 +287,7 @@ def _store(
                 w = (q + j * tiling.dilation_w) * tiling.out_step + right
                 at = ((n * tiling.out_height + row) * tiling.out_width + w) * tiling.out_channels + column
                 offsets[i * len(results_w) + j] = at if row < tiling.out_height and w < tiling.out_width else outside
-        transform_products(products, t * tiling.block, pitch, bias, block * tiling.block, count, floor, out, offsets,
+        transform_products(products, t * width, pitch, bias, block * tiling.block, count, floor, out, offsets,
                            points_h, points_w, results_h, results_w, added)  # fmt: skip
 
 
@@ -295,15 +299,15 @@ def multiply_run(
 ):  # fmt: skip
     """A run of tiles and all their products, some blocks of columns. Scratch: patches, products."""
     never_inline()
-    product_pitch = tiling.run * tiling.block + PITCH_PADDING
-    panel = tiling.depth * tiling.block
     transform_run(x, zeros, patches, 0, pitch, first_tile, tiles, 1, tiling.channels, tiling, *place_in,
                   points_h, points_w, results_h, results_w)  # fmt: skip
     for block in range(first_block, last_block):
-        start = block // tiling.blocks * tiling.depth
+        group, _, _, width = block_of(block, tiling.blocks, tiling.block, tiling.columns, x.itemsize)
+        product_pitch = tiling.run * width + PITCH_PADDING
+        panel = filter_start + block * tiling.depth * tiling.block
         for c in range(0, tiling.depth, TERMS):
-            _products(patches, start + c, pitch, tiling.channels, filters,
-                      filter_start + block * panel + c * tiling.block, filter_pitch, tiling.block,
+            _products(patches, group * tiling.depth + c, pitch, tiling.channels, filters,
+                      panel + c * width, filter_pitch, width,
                       min(TERMS, tiling.depth - c), products, product_pitch, tiles, c == 0,
                       len(points_h) * len(points_w), len(points_w),
                       filters_along(points_h, results_h), filters_along(points_w, results_w))  # fmt: skip
@@ -341,33 +345,30 @@ def _multiply(
     tiling = unpack(sizes, Tiling)
     strides = unpack(strides, FilterStrides)
     points, taps = len(points_h) * len(points_w), len(taps_h) * len(taps_w)
-    width = tiling.block
-    product_pitch = tiling.run * width + PITCH_PADDING
-    products = local_array(points * product_pitch + width, out.dtype)
+    products = local_array(points * (tiling.run * tiling.block + PITCH_PADDING) + tiling.block, out.dtype)
     transformed = strides.column == 0
     blocks = tiling.groups * tiling.blocks
-    filter_pitch = (blocks * tiling.depth if transformed else tiling.segment) * width + PITCH_PADDING
+    filter_pitch = (blocks * tiling.depth if transformed else tiling.segment) * tiling.block + PITCH_PADDING
     filters = weight if transformed else local_array(points * filter_pitch, out.dtype)
-    lines = lines_for(weight, taps, width)
+    lines = lines_for(weight, taps, tiling.block)
     offsets = local_array(taps, np.int64)
-    tap_offsets(offsets, strides.flipped, width)
     segments = (tiling.depth + tiling.segment - 1) // tiling.segment
     for task in range(first, end):
         run = task // blocks
         place = task - run * blocks
         t = run * tiling.run
         count = min(tiling.run, tiles - t)
-        group = place // tiling.blocks
-        block = place - group * tiling.blocks
-        columns = min(width, tiling.columns - block * width)
+        group, column, columns, width = block_of(place, tiling.blocks, tiling.block, tiling.columns, out.itemsize)
+        product_pitch = tiling.run * width + PITCH_PADDING
+        tap_offsets(offsets, strides.flipped, width)
         for segment in range(segments):
             c = segment * tiling.segment
             terms = min(tiling.segment, tiling.depth - c)
             if not transformed:
-                at = group * strides.group + block * strides.block + c * strides.depth
+                at = group * strides.group + column * strides.column + c * strides.depth
                 transform_filters(weight, at, terms, columns, strides, lines, offsets, width, filters, 0, filter_pitch,
                                   points_h, points_w, taps_h, taps_w)  # fmt: skip
-            panel = (place * tiling.depth + c) * width if transformed else 0
+            panel = place * tiling.depth * tiling.block + c * width if transformed else 0
             start = (group * segments + segment) * points * patch_pitch + t * tiling.segment
             _products(patches, start, patch_pitch, tiling.segment, filters, panel, filter_pitch, width, terms,
                       products, product_pitch, count, segment == 0,

@@ -12,20 +12,19 @@ from ...shapes import Conv2dProblem
 from ..layout import contiguous, flat
 from ..local_array import local_array
 from ..memory import buffer
-from ..packing import columns_for, pack_bias, read_columns
+from ..packing import pack_bias, read_columns
 from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
 from .winograd_tile import transform_taps
-from .winograd_tiling import PITCH_PADDING, Shape
+from .winograd_tiling import PITCH_PADDING, Shape, block_of, blocks_for
 
 CHANNELS = 16  # of a task; of one column they are one run in memory
 
 
 class FilterStrides(NamedTuple):
-    """Steps in the weight from group to group, block of columns, column, channel; whether filters are flipped."""
+    """Steps in the weight from group to group, column to column, channel to channel; whether filters are flipped."""
 
     group: int
-    block: int
     column: int
     depth: int
     flipped: bool
@@ -55,12 +54,12 @@ def filter_pitch(blocks: int, depth: int, block: int) -> int:
     return blocks * depth * block + PITCH_PADDING
 
 
-def filter_strides(problem: Conv2dProblem, block: int, flipped: bool) -> FilterStrides:
+def filter_strides(problem: Conv2dProblem, flipped: bool) -> FilterStrides:
     """Those of a C-contiguous weight; `flipped`: its channels exchanged too, for the input-gradient."""
     k, c, r, s = problem.weight_shape
     taps = r * s
     column, channel = (taps, c * taps) if flipped else (c * taps, taps)
-    return FilterStrides(k // problem.groups * c * taps, block * column, column, channel, flipped)
+    return FilterStrides(k // problem.groups * c * taps, column, channel, flipped)
 
 
 def pack_filters(
@@ -71,8 +70,8 @@ def pack_filters(
     k, c, r, s = problem.weight_shape
     groups, dtype = problem.groups, weight.dtype
     columns, depth = (c, k // groups) if flipped else (k // groups, c)
-    cut = columns_for(columns, weight.itemsize)
-    strides = filter_strides(problem, cut.block, flipped)
+    cut = blocks_for(columns, weight.itemsize)
+    strides = filter_strides(problem, flipped)
     packed_bias = pack_bias(bias, groups, cut, columns, dtype, kept)
     weight = flat(contiguous(weight))
     if not transformed:
@@ -137,14 +136,12 @@ def _transform(first, end, weight, filters, sizes, filter_sizes, points_h, point
     taps = len(taps_h) * len(taps_w)
     lines = lines_for(weight, taps, block)
     offsets = local_array(taps, np.int64)
-    tap_offsets(offsets, strides.flipped, block)
     for task in range(first, end):
         place = task // packing.parts
         c = (task - place * packing.parts) * CHANNELS
-        group = place // packing.blocks
-        column = place - group * packing.blocks
-        count = min(block, packing.columns - column * block)
-        start = group * strides.group + column * strides.block + c * strides.depth
-        transform_filters(weight, start, min(CHANNELS, depth - c), count, strides, lines, offsets, block,
-                          filters, (place * depth + c) * block, packing.pitch,
+        group, column, count, width = block_of(place, packing.blocks, block, packing.columns, weight.itemsize)
+        tap_offsets(offsets, strides.flipped, width)
+        start = group * strides.group + column * strides.column + c * strides.depth
+        transform_filters(weight, start, min(CHANNELS, depth - c), count, strides, lines, offsets, width,
+                          filters, place * depth * block + c * width, packing.pitch,
                           points_h, points_w, taps_h, taps_w)  # fmt: skip

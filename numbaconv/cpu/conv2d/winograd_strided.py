@@ -37,7 +37,7 @@ from .winograd import FEWEST_CHANNELS, even_run, multiply_run
 from .winograd_filters import CHANNELS, FilterStrides, channels_together, filter_pitch, filter_strides, lines_for
 from .winograd_points import has_transforms
 from .winograd_tile import transform_taps
-from .winograd_tiling import PITCH_PADDING, Tiling, filters_along, tiles_along
+from .winograd_tiling import PITCH_PADDING, Tiling, block_of, blocks_for, filters_along, tiles_along
 
 # Of a tile, along both axes. With 5, 121 products for 225, images of 14x14 results (of 256 channels) took 0.9 of the
 # time, others longer; not worth a variant.
@@ -123,8 +123,8 @@ def pays(problem: Conv2dProblem, direction: str) -> str:
     if depth < _FEWEST_TERMS:
         return f"{depth} channels a group to sum over, fewer than {_FEWEST_TERMS}"
     tiles = math.prod(tiles_along(length, 1, _RESULTS) for length in size)
-    products = tiles * (2 * _RESULTS + r - 2) * (2 * _RESULTS + s - 2) * columns_for(columns, 4).cost
-    saved = math.prod(problem.output_shape[2:]) * r * s * columns_for(columns, 4, tails=True).cost / products
+    products = tiles * (2 * _RESULTS + r - 2) * (2 * _RESULTS + s - 2) * blocks_for(columns, 4).cost
+    saved = math.prod(problem.output_shape[2:]) * r * s * columns_for(columns, 4).cost / products
     if saved < _LEAST_SAVED[direction]:
         return f"{saved:.2f} times fewer products, less than {_LEAST_SAVED[direction]}"
     tiles, fewest = tiles * problem.input_shape[0], _FEWEST_TILES[direction]
@@ -170,7 +170,7 @@ def _plan(problem: Conv2dProblem, flipped: bool, itemsize: int) -> _Plan:
     _, out_channels, p, q = out_shape
     shape = _shape_of((r, s))
     depth, columns = channels // groups, out_channels // groups
-    cut = columns_for(columns, itemsize)
+    cut = blocks_for(columns, itemsize)
     rows, across = (tiles_along(length, 1, _RESULTS) for length in size)
     tiles = n * rows * across
     most = min(_RUN_TILES[1], _PATCH_BYTES // (len(shape.even_h) * len(shape.even_w) * channels * itemsize))
@@ -182,7 +182,7 @@ def _plan(problem: Conv2dProblem, flipped: bool, itemsize: int) -> _Plan:
     )  # fmt: skip
     starts = [_sides(before, taps, flipped) for before, taps in zip(problem.padding[::2], (r, s), strict=True)]
     phases = Phases(*starts[0][0], *starts[1][0], *starts[0][1], *starts[1][1])
-    strides = filter_strides(problem, cut.block, flipped)
+    strides = filter_strides(problem, flipped)
     runs = -(-tiles // max(1, run))
     parts = next(p for p in range(1, blocks + 1) if blocks % p == 0 and (runs * p >= _FEWEST_TASKS or p == blocks))
     pitch = filter_pitch(blocks, depth, cut.block)
@@ -210,7 +210,7 @@ def backward_input(
 def _pack(plan: _Plan, weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> tuple[np.ndarray, np.ndarray]:
     """Transformed filters [phase][point][group and block][channel][column], and the bias."""
     tiling, dtype = plan.tiling, weight.dtype
-    cut = columns_for(tiling.columns, weight.itemsize)
+    cut = blocks_for(tiling.columns, weight.itemsize)
     packed_bias = pack_bias(bias, tiling.groups, cut, tiling.columns, dtype, kept)
     count = plan.shape.filters * plan.filter_pitch
     filters = buffer("packed weight", count, dtype, kept)
@@ -284,35 +284,33 @@ def _transform(
     block, depth, flipped = tiling.block, tiling.depth, strides.flipped != 0
     taps = len(taps_even_h) + len(taps_odd_h), len(taps_even_w) + len(taps_odd_w)
     lines = lines_for(weight, taps[0] * taps[1], block)
-    line_pitch = taps[0] * taps[1] * block
     most = len(taps_even_h) * len(taps_even_w)
     offsets = local_array(4 * most, np.int64)
-    _phase_taps(offsets, taps, flipped, 0, 0, block, taps_even_h, taps_even_w)
-    _phase_taps(offsets[most:], taps, flipped, 0, 1, block, taps_even_h, taps_odd_w)
-    _phase_taps(offsets[2 * most :], taps, flipped, 1, 0, block, taps_odd_h, taps_even_w)
-    _phase_taps(offsets[3 * most :], taps, flipped, 1, 1, block, taps_odd_h, taps_odd_w)
     parts = (depth + CHANNELS - 1) // CHANNELS
     second, third, fourth = _phase_starts(even_h, odd_h, even_w, odd_w, results)
     step = channels_together(strides, taps[0] * taps[1])
     for task in range(first, end):
         place = task // parts
         first_channel = (task - place * parts) * CHANNELS
-        group = place // tiling.blocks
-        column = place - group * tiling.blocks
-        count = min(block, tiling.columns - column * block)
+        group, column, count, width = block_of(place, tiling.blocks, block, tiling.columns, weight.itemsize)
+        line_pitch = taps[0] * taps[1] * width
+        _phase_taps(offsets, taps, flipped, 0, 0, width, taps_even_h, taps_even_w)
+        _phase_taps(offsets[most:], taps, flipped, 0, 1, width, taps_even_h, taps_odd_w)
+        _phase_taps(offsets[2 * most :], taps, flipped, 1, 0, width, taps_odd_h, taps_even_w)
+        _phase_taps(offsets[3 * most :], taps, flipped, 1, 1, width, taps_odd_h, taps_odd_w)
         last_channel = min(first_channel + CHANNELS, depth)
         for c in range(first_channel, last_channel, step):
             some = min(step, last_channel - c)
-            at = group * strides.group + column * strides.block + c * strides.depth
-            read_columns(weight, at, strides.column, count, some * taps[0] * taps[1], lines, block)
-            to = (place * depth + c) * block
-            _transform_phase(lines, line_pitch, offsets, some, block, filters, to, pitch,
+            at = group * strides.group + column * strides.column + c * strides.depth
+            read_columns(weight, at, strides.column, count, some * taps[0] * taps[1], lines, width)
+            to = place * depth * block + c * width
+            _transform_phase(lines, line_pitch, offsets, some, width, filters, to, pitch,
                              even_h, even_w, taps_even_h, taps_even_w)  # fmt: skip
-            _transform_phase(lines, line_pitch, offsets[most:], some, block, filters, to + second * pitch, pitch,
+            _transform_phase(lines, line_pitch, offsets[most:], some, width, filters, to + second * pitch, pitch,
                              even_h, odd_w, taps_even_h, taps_odd_w)  # fmt: skip
-            _transform_phase(lines, line_pitch, offsets[2 * most :], some, block, filters, to + third * pitch, pitch,
+            _transform_phase(lines, line_pitch, offsets[2 * most :], some, width, filters, to + third * pitch, pitch,
                              odd_h, even_w, taps_odd_h, taps_even_w)  # fmt: skip
-            _transform_phase(lines, line_pitch, offsets[3 * most :], some, block, filters, to + fourth * pitch, pitch,
+            _transform_phase(lines, line_pitch, offsets[3 * most :], some, width, filters, to + fourth * pitch, pitch,
                              odd_h, odd_w, taps_odd_h, taps_odd_w)  # fmt: skip
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from ...jit import helper, inline, never_inline
 from ...shapes import Pair
 from ..local_array import local_array
-from ..register_tile import MIDDLE_ROWS, MIDDLE_VECTORS, NARROW_ROWS, WIDE_ROWS, WIDE_VECTORS
+from ..packing import TILES, Columns
+from ..register_tile import MIDDLE_ROWS, MIDDLE_VECTORS, WIDE, WIDE_ROWS, WIDE_VECTORS
 from ..simd import VECTOR_BYTES
 from .winograd_tile import transform_patch
 
@@ -83,12 +84,39 @@ def count_tiles(images: int, size: Pair, dilation: Pair, shape: Shape) -> int:
     return images * rows * columns
 
 
+# What a column costs in a tile of 1, 2, 3 or 4 vectors (with AVX-512; see `packing.TILES`).
+_PRICES = {1: TILES[2][1], 2: TILES[1][1], 3: 1.05, WIDE_VECTORS: 1.0}
+
+
+def blocks_for(columns: int, itemsize: int) -> Columns:
+    """The cut of columns that costs least. The last block is as wide as it has columns, rounded up to vectors."""
+    lanes = VECTOR_BYTES // itemsize
+    cuts = []
+    for number, (tile, price) in enumerate(TILES, start=1):
+        block = tile.vectors * lanes
+        blocks = -(-columns // block)
+        last = -(-(columns - (blocks - 1) * block) // lanes)
+        cost = (blocks - 1) * block * price + last * lanes * _PRICES[last]
+        rows = WIDE_ROWS if tile == WIDE and last > MIDDLE_VECTORS else MIDDLE_ROWS  # a multiple of every tile's
+        cuts.append(Columns((0,) * number, rows, block, blocks, cost))
+    return min(cuts, key=lambda cut: cut.cost)
+
+
 @inline
-def tile_of(block, itemsize):
-    """Rows and vectors of the register tile for blocks of columns; kernels have all tiles and are compiled once."""
-    vectors = block * itemsize // VECTOR_BYTES
-    rows = WIDE_ROWS if vectors == WIDE_VECTORS else MIDDLE_ROWS if vectors == MIDDLE_VECTORS else NARROW_ROWS
-    return rows, vectors
+def block_of(place, blocks, block, columns, itemsize):
+    """The group of a block, its first column, columns and width: of `columns` of a group, in `blocks` of `block`."""
+    group = place // blocks
+    column = (place - group * blocks) * block
+    count = min(block, columns - column)
+    lanes = VECTOR_BYTES // itemsize
+    return group, column, count, (count + lanes - 1) // lanes * lanes
+
+
+@inline
+def tile_of(width, itemsize):
+    """Rows and vectors of the register tile for so many columns; kernels have all tiles and are compiled once."""
+    vectors = width * itemsize // VECTOR_BYTES
+    return WIDE_ROWS if vectors > MIDDLE_VECTORS else MIDDLE_ROWS, vectors
 
 
 @inline

@@ -28,7 +28,6 @@ from ..correlate import TERMS, zeros
 from ..layout import channels_last, empty, flat
 from ..local_array import local_array
 from ..memory import address_of, scratch
-from ..packing import columns_for
 from ..register_tile import (
     MIDDLE_ROWS,
     MIDDLE_VECTORS,
@@ -42,7 +41,18 @@ from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
 from ..transpose import transpose_block
 from .winograd_tile import transform_products, transform_taps
-from .winograd_tiling import PITCH_PADDING, Shape, Tiling, place, shape_of, tile_of, tiles_along, transform_run
+from .winograd_tiling import (
+    PITCH_PADDING,
+    Shape,
+    Tiling,
+    block_of,
+    blocks_for,
+    place,
+    shape_of,
+    tile_of,
+    tiles_along,
+    transform_run,
+)
 
 # Of transformed patches and gradients; with 3 or 8 million up to 1.08 times the time. But each chunk reads and writes
 # all sums, so it has at least as many bytes: with a third of them, 384 channels took up to 1.6 times as long.
@@ -67,7 +77,7 @@ def _plan(results: int, problem: Conv2dProblem, itemsize: int) -> _Plan:
     _, _, p, q = problem.output_shape
     (dh, dw), (top, _, left, _) = problem.dilation, problem.padding
     shape = shape_of(results, (r, s))
-    cut = columns_for(k // problem.groups, itemsize)
+    cut = blocks_for(k // problem.groups, itemsize)
     tile_rows, tile_columns = tiles_along(p, dh, len(shape.results_h)), tiles_along(q, dw, len(shape.results_w))
     tiles = n * dh * dw * tile_rows * tile_columns
     points = len(shape.points_h) * len(shape.points_w)
@@ -168,6 +178,9 @@ def _panel(vectors, patches, a_start, a_step, grads, b_start, b_step, sums, out_
     if vectors == WIDE_VECTORS:
         multiply_panel(patches, a_start, 1, a_step, grads, b_start, b_step, sums, out_start, block, terms, first,
                        WIDE_ROWS, WIDE_VECTORS)  # fmt: skip
+    elif WIDE_VECTORS > 3 and vectors == 3:
+        multiply_panel(patches, a_start, 1, a_step, grads, b_start, b_step, sums, out_start, block, terms, first,
+                       WIDE_ROWS, 3)  # fmt: skip
     elif vectors == MIDDLE_VECTORS:
         multiply_panel(patches, a_start, 1, a_step, grads, b_start, b_step, sums, out_start, block, terms, first,
                        MIDDLE_ROWS, MIDDLE_VECTORS)  # fmt: skip
@@ -183,22 +196,22 @@ def _multiply(first, end, patches, grads, sums, pitches, initial, tiles, parts, 
         return
     tiling = unpack(sizes, Tiling)
     patch_pitch, grad_pitch, sum_pitch = pitches
-    rows, vectors = tile_of(tiling.block, sums.itemsize)
     blocks = tiling.groups * tiling.blocks
     for task in range(first, end):
         place = task // parts
         part = task - place * parts
         e = place // blocks
         block = place - e * blocks
-        group = block // tiling.blocks
-        column = group * tiling.columns + (block - group * tiling.blocks) * tiling.block
+        group, column, _, width = block_of(block, tiling.blocks, tiling.block, tiling.columns, sums.itemsize)
+        rows, vectors = tile_of(width, sums.itemsize)
+        column += group * tiling.columns
         for t in range(0, tiles, TERMS):
             b_start = e * grad_pitch + t * tiling.out_channels + column
             a_start = e * patch_pitch + t * tiling.channels + group * tiling.depth
             for c in range(part * _CHANNELS, min((part + 1) * _CHANNELS, tiling.depth), rows):
-                out_start = e * sum_pitch + (block * sum_rows + c) * tiling.block
+                out_start = e * sum_pitch + block * sum_rows * tiling.block + c * width
                 _panel(vectors, patches, a_start + c, tiling.channels, grads, b_start, tiling.out_channels,
-                       sums, out_start, tiling.block, min(TERMS, tiles - t), initial and t == 0)  # fmt: skip
+                       sums, out_start, width, min(TERMS, tiles - t), initial and t == 0)  # fmt: skip
 
 
 @kernel
@@ -217,13 +230,12 @@ def _finish(first, end, sums, zeros, out, sum_rows, sizes, points_h, points_w, t
         block = task // parts
         start = (task - block * parts) * _LINES
         count = min(_LINES, tiling.depth - start)
-        group = block // tiling.blocks
-        column = (block - group * tiling.blocks) * tiling.block
-        columns = min(tiling.block, tiling.columns - column)
+        group, column, columns, width = block_of(block, tiling.blocks, tiling.block, tiling.columns, out.itemsize)
+        first_sum = block * sum_rows * tiling.block
         for c in range(count):
             for tap in range(taps):
-                offsets[tap] = (c * taps + tap) * tiling.block
-            transform_products(sums, (block * sum_rows + start + c) * tiling.block, pitch, zeros, 0, tiling.block,
+                offsets[tap] = (c * taps + tap) * width
+            transform_products(sums, first_sum + (start + c) * width, pitch, zeros, 0, width,
                                -np.inf, lines, offsets, points_h, points_w, taps_h, taps_w, ())  # fmt: skip
         to = ((group * tiling.columns + column) * tiling.depth + start) * taps
         pitch_out = tiling.depth * taps
@@ -231,8 +243,8 @@ def _finish(first, end, sums, zeros, out, sum_rows, sizes, points_h, points_w, t
             if v + lanes <= columns and count * taps >= lanes:
                 for i in range(0, count * taps, lanes):
                     i = min(i, count * taps - lanes)  # the last block overlaps the one before
-                    transpose_block(lines, i * tiling.block + v, tiling.block, out, to + v * pitch_out + i, pitch_out)
+                    transpose_block(lines, i * width + v, width, out, to + v * pitch_out + i, pitch_out)
                 continue
             for j in range(v, min(v + lanes, columns)):
                 for i in range(count * taps):
-                    out[to + j * pitch_out + i] = lines[i * tiling.block + j]
+                    out[to + j * pitch_out + i] = lines[i * width + j]
