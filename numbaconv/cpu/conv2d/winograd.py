@@ -34,7 +34,6 @@ from ..correlate import TERMS, lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, empty, flat, in_layout, layout_of
 from ..local_array import local_array, zeroed_local_array
 from ..memory import address_of, scratch
-from ..packing import Columns
 from ..register_tile import (
     MIDDLE_ROWS,
     MIDDLE_VECTORS,
@@ -64,9 +63,11 @@ from .winograd_tiling import (
     axis_results,
     block_of,
     blocks_for,
+    count_runs,
     count_tiles,
     filters_along,
     place,
+    run_of,
     shape_of,
     tile_of,
     tiles_along,
@@ -78,6 +79,7 @@ _FUSED_FILTER_BYTES = 800_000  # most of a second-level cache
 _FUSED_BYTES = 400_000  # patches and products of a fused task
 _CHUNK_BYTES = 4_000_000  # patches transformed at a time where not fused; 8 million: up to 1.1 times the time
 _RUN_TILES = 96
+_MANY_BLOCKS = 8
 _MOST_READS = 2  # of filters that tasks transform
 _SEGMENT_BYTES = 16384  # filters of one point: a third of a first-level cache
 _SEGMENT_ALL_BYTES = 600_000  # and of all points
@@ -128,20 +130,22 @@ def _plan(results: int, problem: Conv2dProblem, flipped: bool, transformed: bool
     fits = shape.points * c * -(-columns // lanes) * lanes * itemsize <= _FUSED_FILTER_BYTES
     if transformed is None:
         transformed = fits or tiles > _MOST_READS * _RUN_TILES
-    chunk, segment = 0, depth
+    # Few blocks, that are not as much work for each of two threads.
+    uneven = groups * cut.blocks < _MANY_BLOCKS and (groups * cut.blocks % 2 or (groups % 2 and columns % cut.block))
+    chunk, segment, alone = 0, depth, not (transformed and uneven)
     if transformed and fits and fused_run and tiles >= 8 * fused_run:
-        run = even_run(tiles, fused_run, cut)
+        runs, run = count_runs(tiles, fused_run, cut, alone)
     else:
         most = max(2 * _RUN_TILES, _CHUNK_BYTES // (shape.points * c * itemsize))
         chunk = max(1, -(-tiles // max(1, -(-tiles // most))))
-        run = even_run(min(chunk, tiles), _RUN_TILES, cut)
+        runs, run = count_runs(min(chunk, tiles), _RUN_TILES, cut, alone)
         row = cut.block * itemsize
         most = TERMS if transformed else max(32, min(_SEGMENT_BYTES, _SEGMENT_ALL_BYTES // shape.points) // row)
         segment = _segment(depth, most, lanes)
     tiling = Tiling(
         h, w, c, p, q, k, top, left, *dilation,
         tiles_along(p, dilation[0], len(shape.results_h)), tiles_along(q, dilation[1], len(shape.results_w)),
-        groups, depth, columns, cut.blocks, cut.block, run, segment,
+        groups, depth, columns, cut.blocks, cut.block, cut.rows, runs, run, segment,
     )  # fmt: skip
     return _Plan(tiling, tiles, chunk, shape, out_shape, transformed)
 
@@ -150,12 +154,6 @@ def _segment(depth: int, most: int, lanes: int) -> int:
     """Channels multiplied at a time: about equal segments, of at least a vector each."""
     even = -(-depth // -(-depth // most))
     return next(size for size in range(even, depth + 1) if depth % size == 0 or depth % size >= lanes)
-
-
-def even_run(tiles: int, most: int, cut: Columns) -> int:
-    """Runs of about equal length, at most `most` and whole register tiles."""
-    run = -(-tiles // max(1, -(-tiles // most)))
-    return -(-run // cut.rows) * cut.rows
 
 
 def pack_weight(
@@ -190,8 +188,7 @@ def _run(plan: _Plan, source: np.ndarray, filters: Filters, relu: bool) -> np.nd
     sizes = sizes_of(tiling)
     results = filters.bias, flat(out), sizes, lowest(relu, out.dtype), *shape
     if not plan.chunk:
-        runs = -(-plan.tiles // tiling.run)
-        launch(_fused, runs, plan.tiles * tile_ns, x, distance, plan.tiles, filters.weight, *results)
+        launch(_fused, tiling.runs, plan.tiles * tile_ns, x, distance, plan.tiles, filters.weight, *results)
         return out
     pitch = (plan.chunk + WIDE_ROWS + NARROW_ROWS) * tiling.segment + PITCH_PADDING
     segments = tiling.groups * -(-tiling.depth // tiling.segment)
@@ -203,7 +200,7 @@ def _run(plan: _Plan, source: np.ndarray, filters: Filters, relu: bool) -> np.nd
         chunk = patches, pitch, first, tiles
         work_ns = tiles * shape.points * tiling.channels * 0.1
         launch(_transform, -(-tiles // _TILES), work_ns, x, distance, *chunk, sizes, *shape)
-        tasks = -(-tiles // tiling.run) * tiling.groups * tiling.blocks
+        tasks = tiling.runs * tiling.groups * tiling.blocks
         launch(_multiply, tasks, tiles * tile_ns, *chunk, filters.weight, strides, *results, taps_h, taps_w)
     return out
 
@@ -328,8 +325,8 @@ def _fused(first, end, x, zeros, tiles, filters, bias, out, sizes, floor, points
     pitch = tiling.run * tiling.channels + PITCH_PADDING
     patches = zeroed_local_array(points * pitch, x.dtype)
     for task in range(first, end):
-        t = task * tiling.run
-        multiply_run(x, zeros, patches, pitch, t, min(tiling.run, tiles - t), 0, blocks, tiling,
+        t, count = run_of(task, tiling, tiles)
+        multiply_run(x, zeros, patches, pitch, t, count, 0, blocks, tiling,
                      (tiling.top, tiling.left), (0, 0), filters, 0, filter_pitch, bias, products, out, floor,
                      points_h, points_w, results_h, results_w, ())  # fmt: skip
 
@@ -356,8 +353,7 @@ def _multiply(
     for task in range(first, end):
         run = task // blocks
         place = task - run * blocks
-        t = run * tiling.run
-        count = min(tiling.run, tiles - t)
+        t, count = run_of(run, tiling, tiles)
         group, column, columns, width = block_of(place, tiling.blocks, tiling.block, tiling.columns, out.itemsize)
         product_pitch = tiling.run * width + PITCH_PADDING
         tap_offsets(offsets, strides.flipped, width)

@@ -33,11 +33,11 @@ from ..packing import columns_for, pack_bias, read_columns
 from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
 from .algorithm import Algorithm
-from .winograd import FEWEST_CHANNELS, even_run, multiply_run
+from .winograd import FEWEST_CHANNELS, multiply_run
 from .winograd_filters import CHANNELS, FilterStrides, channels_together, filter_pitch, filter_strides, lines_for
 from .winograd_points import has_transforms
 from .winograd_tile import transform_taps
-from .winograd_tiling import PITCH_PADDING, Tiling, block_of, blocks_for, filters_along, tiles_along
+from .winograd_tiling import PITCH_PADDING, Tiling, block_of, blocks_for, count_runs, filters_along, run_of, tiles_along
 
 # Of a tile, along both axes. With 5, 121 products for 225, images of 14x14 results (of 256 channels) took 0.9 of the
 # time, others longer; not worth a variant.
@@ -174,16 +174,15 @@ def _plan(problem: Conv2dProblem, flipped: bool, itemsize: int) -> _Plan:
     rows, across = (tiles_along(length, 1, _RESULTS) for length in size)
     tiles = n * rows * across
     most = min(_RUN_TILES[1], _PATCH_BYTES // (len(shape.even_h) * len(shape.even_w) * channels * itemsize))
-    run = even_run(tiles, max(_RUN_TILES[0], min(most, tiles // _TASKS)) // cut.rows * cut.rows, cut)
+    runs, run = count_runs(tiles, max(_RUN_TILES[0], min(most, tiles // _TASKS)), cut, alone=True)
     blocks = groups * cut.blocks
     tiling = Tiling(
         h, w, channels, p, q, out_channels, 0, 0, 1, 1, rows, across, groups, depth, columns, cut.blocks, cut.block,
-        run, step=1 if flipped else 2, out_step=2 if flipped else 1,
+        cut.rows, runs, run, step=1 if flipped else 2, out_step=2 if flipped else 1,
     )  # fmt: skip
     starts = [_sides(before, taps, flipped) for before, taps in zip(problem.padding[::2], (r, s), strict=True)]
     phases = Phases(*starts[0][0], *starts[1][0], *starts[0][1], *starts[1][1])
     strides = filter_strides(problem, flipped)
-    runs = -(-tiles // max(1, run))
     parts = next(p for p in range(1, blocks + 1) if blocks % p == 0 and (runs * p >= _FEWEST_TASKS or p == blocks))
     pitch = filter_pitch(blocks, depth, cut.block)
     return _Plan(tiling, phases, shape, tiles, parts, pitch, strides, out_shape)
@@ -234,7 +233,7 @@ def _run(plan: _Plan, source: np.ndarray, packed: tuple[np.ndarray, np.ndarray],
     points = (len(shape.even_h) + len(shape.odd_h)) * (len(shape.even_w) + len(shape.odd_w))
     work_ns = plan.tiles * points * tiling.depth * tiling.groups * tiling.blocks * tiling.block / lanes * 0.2
     launch(
-        _multiply, -(-plan.tiles // tiling.run) * plan.parts, work_ns,
+        _multiply, tiling.runs * plan.parts, work_ns,
         x, distance, plan.tiles, plan.parts, filters, plan.filter_pitch, bias, page if added else bias, flat(out),
         sizes_of(tiling), sizes_of(plan.phases), lowest(relu, out.dtype), *shape, (int(added),),
     )  # fmt: skip
@@ -334,8 +333,7 @@ def _multiply(
     for task in range(first, end):
         run = task // parts
         part = task - run * parts
-        t = run * tiling.run
-        count = min(tiling.run, tiles - t)
+        t, count = run_of(run, tiling, tiles)
         a, b = part * blocks // parts, (part + 1) * blocks // parts
         multiply_run(x, zeros, patches, pitch, t, count, a, b, tiling,
                      (z.top_even, z.left_even), (z.down_even, z.right_even),

@@ -38,7 +38,9 @@ class Tiling(NamedTuple):
     columns: int  # output channels of a group
     blocks: int  # of a group
     block: int
-    run: int = 0  # tiles of a task
+    unit: int  # tiles that are a multiple of every register tile's rows
+    runs: int  # of whole units, about equally long; a task is of one of them
+    run: int  # tiles of the longest
     segment: int = 0  # channels of a group that are multiplied at a time
     step: int = 1  # from input to input, but for the dilation
     out_step: int = 1  # from result to result
@@ -117,6 +119,26 @@ def tile_of(width, itemsize):
     """Rows and vectors of the register tile for so many columns; kernels have all tiles and are compiled once."""
     vectors = width * itemsize // VECTOR_BYTES
     return WIDE_ROWS if vectors > MIDDLE_VECTORS else MIDDLE_ROWS, vectors
+
+
+def count_runs(tiles: int, most: int, cut: Columns, alone: bool) -> tuple[int, int]:
+    """(runs, tiles of the longest). More than one are an even number, so that two threads get equal shares.
+
+    `alone`: whether there may be one.
+    """
+    units = max(1, -(-tiles // cut.rows))
+    runs = -(-units // max(1, most // cut.rows))
+    if runs % 2 and runs < units and not (alone and runs == 1):
+        runs += 1
+    return runs, -(-units // runs) * cut.rows
+
+
+@inline
+def run_of(number, tiling, tiles):
+    """First tile of a run of so many tiles, and how many it has."""
+    units = (tiles + tiling.unit - 1) // tiling.unit
+    first = number * units // tiling.runs * tiling.unit
+    return first, min((number + 1) * units // tiling.runs * tiling.unit, tiles) - first
 
 
 @inline

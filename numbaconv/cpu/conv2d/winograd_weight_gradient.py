@@ -85,7 +85,7 @@ def _plan(results: int, problem: Conv2dProblem, itemsize: int) -> _Plan:
     chunks = -(-tiles * points * (c + k) * itemsize // most)
     tiling = Tiling(
         h, w, c, p, q, k, top, left, dh, dw, tile_rows, tile_columns,
-        problem.groups, depth, k // problem.groups, cut.blocks, cut.block,
+        problem.groups, depth, k // problem.groups, cut.blocks, cut.block, cut.rows, 0, 0,
     )  # fmt: skip
     chunk = max(1, -(-tiles // max(chunks, 1)))
     return _Plan(tiling, tiles, chunk, shape, -(-depth // cut.rows) * cut.rows)
