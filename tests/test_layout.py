@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import platform
 
 import numpy as np
 import pytest
@@ -167,6 +168,26 @@ def test_large_results_use_memory_again_when_nobody_holds_it():
     assert not np.shares_memory(memory.empty(shape, float32), view)
     del view
     assert (memory.empty(shape, float32) == 7).all()
+
+
+FAULTS = """
+import resource
+import numpy as np
+from numbaconv.cpu import memory
+for turn in range(20):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    arrays = [memory.aligned_empty((1 << 20,), np.dtype(np.uint8)) for _ in range(6)]
+    for array in arrays:
+        array[:] = 1
+    del array, arrays
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap is not glibc's")
+def test_freed_memory_is_kept(run_python):
+    """Six arrays of 1 MB are 1,536 pages, which were new ones in every turn."""
+    assert int(run_python(FAULTS)) < 100
 
 
 def test_a_capped_pool_lets_go_of_what_nobody_uses():

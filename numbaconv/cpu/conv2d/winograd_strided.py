@@ -48,7 +48,7 @@ _TASKS = 32
 _FEWEST_TERMS = 32
 _LEAST_SAVED = {"forward": 1.45, "backward_input": 1.35}
 _FEWEST_TILES = {"forward": 64, "backward_input": 32}
-_FEWEST_TASKS = 8  # with fewer runs their columns are cut too; patches are then transformed for each part
+_FEWEST_TASKS = 6  # with fewer runs their columns are cut too; patches are then transformed for each part
 
 Lengths = tuple[int, ...]  # of which a kernel knows the length (winograd_tile.py)
 
