@@ -80,6 +80,7 @@ _FUSED_BYTES = 400_000  # patches and products of a fused task
 _CHUNK_BYTES = 4_000_000  # patches transformed at a time where not fused; 8 million: up to 1.1 times the time
 _RUN_TILES = 96
 _MANY_BLOCKS = 8
+_FEWEST_TILES_OF_TWO = 36  # runs, where each transforms its filters
 _MOST_READS = 2  # of filters that tasks transform
 _SEGMENT_BYTES = 16384  # filters of one point: a third of a first-level cache
 _SEGMENT_ALL_BYTES = 600_000  # and of all points
@@ -128,12 +129,13 @@ def _plan(results: int, problem: Conv2dProblem, flipped: bool, transformed: bool
     fused_run = _FUSED_BYTES // (shape.points * (c + cut.block) * itemsize) // cut.rows * cut.rows
     lanes = VECTOR_BYTES // itemsize
     fits = shape.points * c * -(-columns // lanes) * lanes * itemsize <= _FUSED_FILTER_BYTES
+    fused = fits and fused_run > 0 and tiles >= 8 * fused_run
     if transformed is None:
-        transformed = fits or tiles > _MOST_READS * _RUN_TILES
+        transformed = not fused and tiles > _MOST_READS * _RUN_TILES
     # Few blocks, that are not as much work for each of two threads.
     uneven = groups * cut.blocks < _MANY_BLOCKS and (groups * cut.blocks % 2 or (groups % 2 and columns % cut.block))
-    chunk, segment, alone = 0, depth, not (transformed and uneven)
-    if transformed and fits and fused_run and tiles >= 8 * fused_run:
+    chunk, segment, alone = 0, depth, not (uneven and (transformed or tiles >= _FEWEST_TILES_OF_TWO))
+    if fused:
         runs, run = count_runs(tiles, fused_run, cut, alone)
     else:
         most = max(2 * _RUN_TILES, _CHUNK_BYTES // (shape.points * c * itemsize))
@@ -187,14 +189,15 @@ def _run(plan: _Plan, source: np.ndarray, filters: Filters, relu: bool) -> np.nd
     tile_ns = shape.points * tiling.depth * tiling.groups * tiling.blocks * tiling.block / lanes * 0.2
     sizes = sizes_of(tiling)
     results = filters.bias, flat(out), sizes, lowest(relu, out.dtype), *shape
+    strides = sizes_of(filters.strides or _TRANSFORMED)
+    taps_h, taps_w = ((0,) * (len(p) - len(m) + 1) for p, m in zip(shape[:2], shape[2:], strict=True))
     if not plan.chunk:
-        launch(_fused, tiling.runs, plan.tiles * tile_ns, x, distance, plan.tiles, filters.weight, *results)
+        args = x, distance, plan.tiles, filters.weight, strides, *results, taps_h, taps_w
+        launch(_fused, tiling.runs, plan.tiles * tile_ns, *args)
         return out
     pitch = (plan.chunk + WIDE_ROWS + NARROW_ROWS) * tiling.segment + PITCH_PADDING
     segments = tiling.groups * -(-tiling.depth // tiling.segment)
     patches = scratch("patches", segments * shape.points * pitch, source.dtype)
-    strides = sizes_of(filters.strides or _TRANSFORMED)
-    taps_h, taps_w = ((0,) * (len(p) - len(m) + 1) for p, m in zip(shape[:2], shape[2:], strict=True))
     for first in range(0, plan.tiles, plan.chunk):
         tiles = min(plan.chunk, plan.tiles - first)
         chunk = patches, pitch, first, tiles
@@ -313,14 +316,33 @@ def multiply_run(
 
 
 @kernel
-def _fused(first, end, x, zeros, tiles, filters, bias, out, sizes, floor, points_h, points_w, results_h, results_w):
-    """Task: a run of tiles, all columns."""
+def _fused(
+    first, end, x, zeros, tiles, weight, strides, bias, out, sizes, floor,
+    points_h, points_w, results_h, results_w, taps_h, taps_w,
+):  # fmt: skip
+    """Task: a run of tiles, all columns.
+
+    Each thread transforms the filters for itself. Memory that two threads have read is slow to write for either: with 64
+    channels 28 us for the filters of one thread, 86 for two (9,200 cache lines).
+    """
     if on_threads_flushing():
         return
     tiling = unpack(sizes, Tiling)
-    points = len(points_h) * len(points_w)
+    strides = unpack(strides, FilterStrides)
+    points, taps = len(points_h) * len(points_w), len(taps_h) * len(taps_w)
     blocks = tiling.groups * tiling.blocks
     filter_pitch = blocks * tiling.depth * tiling.block + PITCH_PADDING
+    transformed = strides.column == 0
+    filters = weight if transformed else local_array(points * filter_pitch, out.dtype)
+    if not transformed:
+        lines = lines_for(weight, taps, tiling.block)
+        offsets = local_array(taps, np.int64)
+        for place in range(blocks):
+            group, column, columns, width = block_of(place, tiling.blocks, tiling.block, tiling.columns, out.itemsize)
+            tap_offsets(offsets, strides.flipped, width)
+            transform_filters(weight, group * strides.group + column * strides.column, tiling.depth, columns, strides,
+                              lines, offsets, width, filters, place * tiling.depth * tiling.block, filter_pitch,
+                              points_h, points_w, taps_h, taps_w)  # fmt: skip
     products = local_array(points * (tiling.run * tiling.block + PITCH_PADDING) + tiling.block, x.dtype)
     pitch = tiling.run * tiling.channels + PITCH_PADDING
     patches = zeroed_local_array(points * pitch, x.dtype)
