@@ -129,7 +129,7 @@ def _plan(results: int, problem: Conv2dProblem, flipped: bool, transformed: bool
     fused_run = _FUSED_BYTES // (shape.points * (c + cut.block) * itemsize) // cut.rows * cut.rows
     lanes = VECTOR_BYTES // itemsize
     fits = shape.points * c * -(-columns // lanes) * lanes * itemsize <= _FUSED_FILTER_BYTES
-    fused = fits and fused_run > 0 and tiles >= 8 * fused_run
+    fused = fits and fused_run > 0 and tiles >= _FEWEST_TILES_OF_TWO
     if transformed is None:
         transformed = not fused and tiles > _MOST_READS * _RUN_TILES
     # Few blocks, that are not as much work for each of two threads.
