@@ -9,8 +9,8 @@ so that there is one matrix product [tile][channel] x [channel][column] for each
 the same with the filter flipped and its channels exchanged. A dilated filter sees every dilation-th pixel: its tiles
 lie within one residue class of rows and columns.
 
-Where the transformed filters fit the second-level cache, a task is a run of tiles and does everything for it
-("fused"). Where they do not, patches are transformed first, some megabytes at a time, and a task is then a run of them
+Where the transformed filters are no more than one thread can keep near, a task is a run of tiles and does everything for
+it ("fused"). Where they are, patches are transformed first, some megabytes at a time, and a task is then a run of them
 and one block of columns. Where its filters would not be read often, they are not transformed beforehand either: the
 task does so itself, for a segment of channels at a time. (Transformed they are P / (r s), for 3x3 four times as much
 to write and to read again: 0.6 of 2.4 ms with 512 channels and 14x14 pixels.)
@@ -22,14 +22,11 @@ or NaN in the input spreads over the results of its tiles; one in a filter over 
 
 from __future__ import annotations
 
-import functools
-from typing import NamedTuple
-
 import numpy as np
 
 from ...jit import helper, inline, kernel, never_inline
 from ...parallel import launch, on_threads_flushing
-from ...shapes import Conv2dProblem, Shape4
+from ...shapes import Conv2dProblem
 from ..correlate import TERMS, lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, empty, flat, in_layout, layout_of
 from ..local_array import local_array, zeroed_local_array
@@ -54,46 +51,23 @@ from .winograd_filters import (
     tap_offsets,
     transform_filters,
 )
+from .winograd_plan import Plan, plan_for, plan_of_filters
 from .winograd_points import has_transforms
 from .winograd_tile import transform_products
 from .winograd_tiling import (
     PITCH_PADDING,
-    Shape,
     Tiling,
     axis_results,
     block_of,
-    blocks_for,
-    count_runs,
-    count_tiles,
     filters_along,
     place,
     run_of,
-    shape_of,
     tile_of,
-    tiles_along,
     transform_run,
 )
 
 FEWEST_CHANNELS = 16  # of a group, in and out: transforms take whole vectors
-_FUSED_FILTER_BYTES = 800_000  # most of a second-level cache
-_FUSED_BYTES = 400_000  # patches and products of a fused task
-_CHUNK_BYTES = 4_000_000  # patches transformed at a time where not fused; 8 million: up to 1.1 times the time
-_RUN_TILES = 96
-_MANY_BLOCKS = 8
-_FEWEST_TILES_OF_TWO = 36  # runs, where each transforms its filters
-_MOST_READS = 2  # of filters that tasks transform
-_SEGMENT_BYTES = 16384  # filters of one point: a third of a first-level cache
-_SEGMENT_ALL_BYTES = 600_000  # and of all points
 _NEAR_BYTES = 16384  # filters of one point that stay in the first-level cache
-
-
-class _Plan(NamedTuple):
-    tiling: Tiling
-    tiles: int
-    chunk: int  # tiles transformed at a time; 0: fused
-    shape: Shape
-    out_shape: Shape4
-    transformed: bool  # filters, beforehand
 
 
 def supports(results: int, problem: Conv2dProblem) -> str:
@@ -108,76 +82,26 @@ def supports(results: int, problem: Conv2dProblem) -> str:
     return ""
 
 
-@functools.lru_cache(maxsize=1024)
-def _plan(results: int, problem: Conv2dProblem, flipped: bool, transformed: bool | None, itemsize: int) -> _Plan:
-    """`flipped`: of the input-gradient, a convolution of grad_output with the filters flipped.
-
-    `transformed`: whether the filters are beforehand; None: as is faster.
-    """
-    _, _, r, s = problem.weight_shape
-    dilation, groups, (top, _, left, _) = problem.dilation, problem.groups, problem.padding
-    source, out_shape = problem.input_shape, problem.output_shape
-    if flipped:
-        source, out_shape = out_shape, source
-        top, left = (r - 1) * dilation[0] - top, (s - 1) * dilation[1] - left
-    n, c, h, w = source
-    _, k, p, q = out_shape
-    depth, columns = c // groups, k // groups
-    shape = shape_of(results, (r, s))
-    cut = blocks_for(columns, itemsize)
-    tiles = count_tiles(n, (p, q), dilation, shape)
-    fused_run = _FUSED_BYTES // (shape.points * (c + cut.block) * itemsize) // cut.rows * cut.rows
-    lanes = VECTOR_BYTES // itemsize
-    fits = shape.points * c * -(-columns // lanes) * lanes * itemsize <= _FUSED_FILTER_BYTES
-    fused = fits and fused_run > 0 and tiles >= _FEWEST_TILES_OF_TWO
-    if transformed is None:
-        transformed = not fused and tiles > _MOST_READS * _RUN_TILES
-    # Few blocks, that are not as much work for each of two threads.
-    uneven = groups * cut.blocks < _MANY_BLOCKS and (groups * cut.blocks % 2 or (groups % 2 and columns % cut.block))
-    chunk, segment, alone = 0, depth, not (uneven and (transformed or tiles >= _FEWEST_TILES_OF_TWO))
-    if fused:
-        runs, run = count_runs(tiles, fused_run, cut, alone)
-    else:
-        most = max(2 * _RUN_TILES, _CHUNK_BYTES // (shape.points * c * itemsize))
-        chunk = max(1, -(-tiles // max(1, -(-tiles // most))))
-        runs, run = count_runs(min(chunk, tiles), _RUN_TILES, cut, alone)
-        row = cut.block * itemsize
-        most = TERMS if transformed else max(32, min(_SEGMENT_BYTES, _SEGMENT_ALL_BYTES // shape.points) // row)
-        segment = _segment(depth, most, lanes)
-    tiling = Tiling(
-        h, w, c, p, q, k, top, left, *dilation,
-        tiles_along(p, dilation[0], len(shape.results_h)), tiles_along(q, dilation[1], len(shape.results_w)),
-        groups, depth, columns, cut.blocks, cut.block, cut.rows, runs, run, segment,
-    )  # fmt: skip
-    return _Plan(tiling, tiles, chunk, shape, out_shape, transformed)
-
-
-def _segment(depth: int, most: int, lanes: int) -> int:
-    """Channels multiplied at a time: about equal segments, of at least a vector each."""
-    even = -(-depth // -(-depth // most))
-    return next(size for size in range(even, depth + 1) if depth % size == 0 or depth % size >= lanes)
-
-
 def pack_weight(
     results: int, problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool
 ) -> Filters:
-    plan = _plan(results, problem, False, kept or None, weight.itemsize)
+    plan = plan_of_filters(results, problem, False, kept, weight.itemsize)
     return pack_filters(problem, plan.shape, False, weight, bias, plan.transformed, kept)
 
 
 def forward(results: int, problem: Conv2dProblem, x: np.ndarray, filters: Filters, relu: bool) -> np.ndarray:
-    return _run(_plan(results, problem, False, filters.strides is None, x.itemsize), x, filters, relu)
+    return _run(plan_for(results, problem, False, filters.strides is None, x.itemsize), x, filters, relu)
 
 
 def backward_input(
     results: int, problem: Conv2dProblem, grad_output: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
 ) -> np.ndarray:
-    plan = _plan(results, problem, True, None, grad_output.itemsize)
+    plan = plan_of_filters(results, problem, True, False, grad_output.itemsize)
     filters = pack_filters(problem, plan.shape, True, weight, bias, plan.transformed, False)
     return in_layout(_run(plan, grad_output, filters, False), layout_of(grad_output))
 
 
-def _run(plan: _Plan, source: np.ndarray, filters: Filters, relu: bool) -> np.ndarray:
+def _run(plan: Plan, source: np.ndarray, filters: Filters, relu: bool) -> np.ndarray:
     tiling, shape = plan.tiling, plan.shape
     out = empty(plan.out_shape, source.dtype, CHANNELS_LAST)
     if not out.size:
@@ -322,8 +246,8 @@ def _fused(
 ):  # fmt: skip
     """Task: a run of tiles, all columns.
 
-    Each thread transforms the filters for itself. Memory that two threads have read is slow to write for either: with 64
-    channels 28 us for the filters of one thread, 86 for two (9,200 cache lines).
+    Each thread transforms the filters for itself. Memory that two threads have read is slow to write for either: with
+    64 channels (9,200 cache lines) 28 us for filters that one thread reads, 86 for those that two do.
     """
     if on_threads_flushing():
         return
