@@ -9,11 +9,11 @@ so that there is one matrix product [tile][channel] x [channel][column] for each
 the same with the filter flipped and its channels exchanged. A dilated filter sees every dilation-th pixel: its tiles
 lie within one residue class of rows and columns.
 
-Where the transformed filters are no more than one thread can keep near, a task is a run of tiles and does everything for
-it ("fused"). Where they are, patches are transformed first, some megabytes at a time, and a task is then a run of them
-and one block of columns. Where its filters would not be read often, they are not transformed beforehand either: the
-task does so itself, for a segment of channels at a time. (Transformed they are P / (r s), for 3x3 four times as much
-to write and to read again: 0.6 of 2.4 ms with 512 channels and 14x14 pixels.)
+Where the transformed filters are few, a task is a run of tiles and does everything for it ("fused"). Where they are
+many, patches are transformed first, some megabytes at a time, and a task is then a run of them and one block of
+columns. Where its filters would not be read often, they are not transformed beforehand either: the task does so itself,
+for a segment of channels at a time. (Transformed they are P / (r s), for 3x3 four times as much to write and to read
+again: 0.6 of 2.4 ms with 512 channels and 14x14 pixels.)
 
 Cost per tile, points P: 2 P C K flops in the products; P * 4 bytes a channel written and read for the patches.
 Rounding grows with the transforms' constants: relative L2 error 2e-6 to 5e-6 in float32 where direct has 4e-7. An Inf

@@ -18,7 +18,9 @@ _FUSED_BYTES = 400_000  # patches and products of a fused task
 _CHUNK_BYTES = 4_000_000  # patches transformed at a time where not fused; 8 million: up to 1.1 times the time
 _RUN_TILES = 96  # of a task where not fused
 _MANY_BLOCKS = 8  # of columns: tasks enough for one run of tiles
-_FEWEST_TILES_OF_TWO = 24  # runs, where each transforms its filters
+# Of two runs where each transforms the filters again, for one block of columns. For more, which two threads share as
+# they are, if not evenly, two and three times as many.
+_FEWEST_TILES_OF_TWO = 24
 _FEW_THREADS = 4  # of which each transforms all filters of fused tasks
 _MOST_READS = 2  # of filters that tasks transform
 _SEGMENT_BYTES = 16384  # filters of one point: a third of a first-level cache
@@ -67,8 +69,9 @@ def plan_for(results: int, problem: Conv2dProblem, flipped: bool, transformed: b
         most = max(2 * _RUN_TILES, _CHUNK_BYTES // (shape.points * c * itemsize))
         chunk = max(1, -(-tiles // max(1, -(-tiles // most))))
         blocks = groups * cut.blocks
-        halves = blocks >= _MANY_BLOCKS or (blocks % 2 == 0 and (groups % 2 == 0 or columns % cut.block == 0))
-        alone = halves or not (transformed or tiles >= _FEWEST_TILES_OF_TWO)
+        even = blocks % 2 == 0 and (groups % 2 == 0 or columns > cut.blocks * cut.block - lanes)
+        enough = transformed or tiles >= _FEWEST_TILES_OF_TWO * min(blocks, 3)
+        alone = even or blocks >= _MANY_BLOCKS or not enough
         runs, run = count_runs(min(chunk, tiles), _RUN_TILES, cut, alone)
         row = cut.block * itemsize
         most = TERMS if transformed else max(32, min(_SEGMENT_BYTES, _SEGMENT_ALL_BYTES // shape.points) // row)
