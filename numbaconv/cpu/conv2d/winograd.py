@@ -44,6 +44,7 @@ from ..register_tile import (
 from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
 from .winograd_filters import (
+    TRANSFORMED,
     Filters,
     FilterStrides,
     lines_for,
@@ -113,7 +114,7 @@ def _run(plan: Plan, source: np.ndarray, filters: Filters, relu: bool) -> np.nda
     tile_ns = shape.points * tiling.depth * tiling.groups * tiling.blocks * tiling.block / lanes * 0.2
     sizes = sizes_of(tiling)
     results = filters.bias, flat(out), sizes, lowest(relu, out.dtype), *shape
-    strides = sizes_of(filters.strides or _TRANSFORMED)
+    strides = sizes_of(filters.strides or TRANSFORMED)
     taps_h, taps_w = ((0,) * (len(p) - len(m) + 1) for p, m in zip(shape[:2], shape[2:], strict=True))
     if not plan.chunk:
         args = x, distance, plan.tiles, filters.weight, strides, *results, taps_h, taps_w
@@ -133,7 +134,6 @@ def _run(plan: Plan, source: np.ndarray, filters: Filters, relu: bool) -> np.nda
 
 
 _TILES = 8  # of a task that only transforms
-_TRANSFORMED = FilterStrides(0, 0, 0, False)
 
 
 @kernel

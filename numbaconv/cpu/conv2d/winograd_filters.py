@@ -30,6 +30,9 @@ class FilterStrides(NamedTuple):
     flipped: bool
 
 
+TRANSFORMED = FilterStrides(0, 0, 0, False)  # what kernels get with filters that are transformed already
+
+
 class Filters(NamedTuple):
     """Weight and bias of a Winograd convolution; with strides the weight is as it came, without it is transformed."""
 

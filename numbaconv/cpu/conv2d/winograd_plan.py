@@ -21,7 +21,7 @@ _MANY_BLOCKS = 8  # of columns: tasks enough for one run of tiles
 # Of two runs where each transforms the filters again, for one block of columns. For more, which two threads share as
 # they are, if not evenly, two and three times as many.
 _FEWEST_TILES_OF_TWO = 24
-_FEW_THREADS = 4  # of which each transforms all filters of fused tasks
+FEW_THREADS = 4  # of which each transforms all filters for itself
 _MOST_READS = 2  # of filters that tasks transform
 _SEGMENT_BYTES = 16384  # filters of one point: a third of a first-level cache
 _SEGMENT_ALL_BYTES = 600_000  # and of all points
@@ -90,7 +90,7 @@ def plan_of_filters(results: int, problem: Conv2dProblem, flipped: bool, kept: b
     Of many threads the sum of what each transforms would exceed what it saves.
     """
     plan = plan_for(results, problem, flipped, kept or None, itemsize)
-    if not plan.chunk and get_num_threads() > _FEW_THREADS:  # (bits are the same)
+    if not plan.chunk and get_num_threads() > FEW_THREADS:  # (bits are the same)
         return plan_for(results, problem, flipped, True, itemsize)
     return plan
 

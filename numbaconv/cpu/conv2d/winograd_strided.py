@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...jit import helper, inline, kernel, never_inline
-from ...parallel import launch, on_threads_flushing
+from ...parallel import get_num_threads, launch, on_threads_flushing
 from ...shapes import Conv2dProblem, Pair, Shape4
 from ..correlate import lowest, zeros
 from ..layout import CHANNELS_LAST, channels_last, contiguous, empty, flat, in_layout, layout_of
@@ -34,7 +34,17 @@ from ..simd import VECTOR_BYTES
 from ..sizes import sizes_of, unpack
 from .algorithm import Algorithm
 from .winograd import FEWEST_CHANNELS, multiply_run
-from .winograd_filters import CHANNELS, FilterStrides, channels_together, filter_pitch, filter_strides, lines_for
+from .winograd_filters import (
+    CHANNELS,
+    TRANSFORMED,
+    Filters,
+    FilterStrides,
+    channels_together,
+    filter_pitch,
+    filter_strides,
+    lines_for,
+)
+from .winograd_plan import FEW_THREADS
 from .winograd_points import has_transforms
 from .winograd_tile import transform_taps
 from .winograd_tiling import PITCH_PADDING, Tiling, block_of, blocks_for, count_runs, filters_along, run_of, tiles_along
@@ -48,6 +58,7 @@ _TASKS = 32
 _FEWEST_TERMS = 32
 _LEAST_SAVED = {"forward": 1.45, "backward_input": 1.35}
 _FEWEST_TILES = {"forward": 64, "backward_input": 32}
+_PRIVATE_BYTES = 6_000_000  # of filters that each thread transforms for itself (winograd.py)
 _FEWEST_TASKS = 6  # with fewer runs their columns are cut too; patches are then transformed for each part
 
 Lengths = tuple[int, ...]  # of which a kernel knows the length (winograd_tile.py)
@@ -188,40 +199,40 @@ def _plan(problem: Conv2dProblem, flipped: bool, itemsize: int) -> _Plan:
     return _Plan(tiling, phases, shape, tiles, parts, pitch, strides, out_shape)
 
 
-def pack_weight(
-    problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def pack_weight(problem: Conv2dProblem, weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> Filters:
     return _pack(_plan(problem, False, weight.itemsize), weight, bias, kept)
 
 
-def forward(problem: Conv2dProblem, x: np.ndarray, packed: tuple[np.ndarray, np.ndarray], relu: bool) -> np.ndarray:
-    return _run(_plan(problem, False, x.itemsize), x, packed, relu)
+def forward(problem: Conv2dProblem, x: np.ndarray, filters: Filters, relu: bool) -> np.ndarray:
+    return _run(_plan(problem, False, x.itemsize), x, filters, relu)
 
 
 def backward_input(
     problem: Conv2dProblem, grad_output: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
 ) -> np.ndarray:
     plan = _plan(problem, True, grad_output.itemsize)
-    packed = _pack(plan, weight, bias, False)
-    return in_layout(_run(plan, grad_output, packed, False), layout_of(grad_output))
+    filters = _pack(plan, weight, bias, False)
+    return in_layout(_run(plan, grad_output, filters, False), layout_of(grad_output))
 
 
-def _pack(plan: _Plan, weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Transformed filters [phase][point][group and block][channel][column], and the bias."""
+def _pack(plan: _Plan, weight: np.ndarray, bias: np.ndarray | None, kept: bool) -> Filters:
+    """Filters as they come, or transformed: [phase][point][group and block][channel][column]."""
     tiling, dtype = plan.tiling, weight.dtype
     cut = blocks_for(tiling.columns, weight.itemsize)
     packed_bias = pack_bias(bias, tiling.groups, cut, tiling.columns, dtype, kept)
+    weight = flat(contiguous(weight))
     count = plan.shape.filters * plan.filter_pitch
+    if not kept and get_num_threads() <= FEW_THREADS and count * weight.itemsize <= _PRIVATE_BYTES:
+        return Filters(weight, packed_bias, plan.strides)
     filters = buffer("packed weight", count, dtype, kept)
     tasks = tiling.groups * tiling.blocks * -(-tiling.depth // CHANNELS)
     args = plan.filter_pitch, sizes_of(tiling), sizes_of(plan.strides), *plan.shape
-    launch(_transform, tasks, count * 0.1, flat(contiguous(weight)), filters, *args)
-    return filters, packed_bias
+    launch(_transform, tasks, count * 0.1, weight, filters, *args)
+    return Filters(filters, packed_bias, None)
 
 
-def _run(plan: _Plan, source: np.ndarray, packed: tuple[np.ndarray, np.ndarray], relu: bool) -> np.ndarray:
-    tiling, shape = plan.tiling, plan.shape
-    filters, bias = packed
+def _run(plan: _Plan, source: np.ndarray, filters: Filters, relu: bool) -> np.ndarray:
+    tiling, shape, bias = plan.tiling, plan.shape, filters.bias
     out = empty(plan.out_shape, source.dtype, CHANNELS_LAST)
     if not out.size:
         return out
@@ -234,7 +245,8 @@ def _run(plan: _Plan, source: np.ndarray, packed: tuple[np.ndarray, np.ndarray],
     work_ns = plan.tiles * points * tiling.depth * tiling.groups * tiling.blocks * tiling.block / lanes * 0.2
     launch(
         _multiply, tiling.runs * plan.parts, work_ns,
-        x, distance, plan.tiles, plan.parts, filters, plan.filter_pitch, bias, page if added else bias, flat(out),
+        x, distance, plan.tiles, plan.parts, filters.weight, sizes_of(filters.strides or TRANSFORMED), shape.filters,
+        plan.filter_pitch, bias, page if added else bias, flat(out),
         sizes_of(tiling), sizes_of(plan.phases), lowest(relu, out.dtype), *shape, (int(added),),
     )  # fmt: skip
     return out
@@ -270,16 +282,13 @@ def _transform_phase(
                        points_h, points_w, taps_h, taps_w)  # fmt: skip
 
 
-@kernel
-def _transform(
-    first, end, weight, filters, pitch, sizes, filter_sizes,
+@helper
+def _transform_filters(
+    first, end, weight, filters, pitch, tiling, strides,
     even_h, odd_h, even_w, odd_w, taps_even_h, taps_odd_h, taps_even_w, taps_odd_w, results,
 ):  # fmt: skip
-    """Task: some channels of a block."""
-    if on_threads_flushing():
-        return
-    tiling = unpack(sizes, Tiling)
-    strides = unpack(filter_sizes, FilterStrides)
+    """Filters of all phases: some channels of a block are one of `_transform`'s tasks."""
+    never_inline()
     block, depth, flipped = tiling.block, tiling.depth, strides.flipped != 0
     taps = len(taps_even_h) + len(taps_odd_h), len(taps_even_w) + len(taps_odd_w)
     lines = lines_for(weight, taps[0] * taps[1], block)
@@ -314,8 +323,21 @@ def _transform(
 
 
 @kernel
+def _transform(
+    first, end, weight, filters, pitch, sizes, strides,
+    even_h, odd_h, even_w, odd_w, taps_even_h, taps_odd_h, taps_even_w, taps_odd_w, results,
+):  # fmt: skip
+    if on_threads_flushing():
+        return
+    _transform_filters(first, end, weight, filters, pitch, unpack(sizes, Tiling), unpack(strides, FilterStrides),
+                       even_h, odd_h, even_w, odd_w,
+                       taps_even_h, taps_odd_h, taps_even_w, taps_odd_w, results)  # fmt: skip
+
+
+@kernel
 def _multiply(
-    first, end, x, zeros, tiles, parts, filters, filter_pitch, bias, other_bias, out, sizes, phase_sizes, floor,
+    first, end, x, zeros, tiles, parts, weight, strides, filter_count, filter_pitch, bias, other_bias, out,
+    sizes, phase_sizes, floor,
     even_h, odd_h, even_w, odd_w, taps_even_h, taps_odd_h, taps_even_w, taps_odd_w, results, added,
 ):  # fmt: skip
     """Task: a run of tiles, some blocks of columns."""
@@ -325,6 +347,13 @@ def _multiply(
     z = unpack(phase_sizes, Phases)
     points = len(even_h) * len(even_w)
     blocks = tiling.groups * tiling.blocks
+    strides = unpack(strides, FilterStrides)
+    filters = weight
+    if strides.column > 0:  # not transformed
+        filters = local_array(filter_count * filter_pitch, x.dtype)
+        transforms = blocks * ((tiling.depth + CHANNELS - 1) // CHANNELS)
+        _transform_filters(0, transforms, weight, filters, filter_pitch, tiling, strides, even_h, odd_h, even_w, odd_w,
+                           taps_even_h, taps_odd_h, taps_even_w, taps_odd_w, results)  # fmt: skip
     products = local_array(points * (tiling.run * tiling.block + PITCH_PADDING) + tiling.block, x.dtype)
     pitch = tiling.run * tiling.channels + PITCH_PADDING
     patches = zeroed_local_array(points * pitch, x.dtype)
