@@ -40,10 +40,14 @@ __all__ = [
     "threading_layer",
 ]
 
-# A parallel region takes some 5 us when the last one ended a moment ago, 10 to 40 when its threads must be woken, and
-# hundreds on busy cores. `work` is an estimate in nanoseconds on one thread; below this one thread is as fast. (A
-# LeNet-5 step on two cores: 3.75 ms with a limit of 100 us, 3.5 with 50, 3.3 with 30 and with 15.)
-PARALLEL_WORK_NS = 30_000.0
+# A parallel region takes some 3 us when the last one ended a moment ago, 40 when its threads must be woken, and hundreds
+# on busy cores. `work` is an estimate in nanoseconds on one thread; with less than this for each of them one thread is
+# as fast. It is low because what others have read is slow to write for one thread (400 kB of transposed gradients, 20 us
+# of work, took 50, and 175 when the machine's cores were further apart); threads that write what they will read do not
+# wait. With 15 us for two threads instead of 10 the gradients of 3 to 17 channels took 1.1 times as long, with 30 us
+# those of a 1x1 layer with 100 channels 1.3 times; a LeNet-5 step the same.
+PARALLEL_WORK_NS = 5_000.0
+_MOST_COUNTED = 6  # threads
 
 # --- how many threads -------------------------------------------------------------------------------------
 
@@ -163,7 +167,8 @@ def launch(body: Any, tasks: int, work_ns: float, *args: Any) -> None:
     """
     if tasks > 1 and work_ns >= PARALLEL_WORK_NS:
         threads = min(get_num_threads(), tasks)
-        if threads > 1 and not _threads_lost and _one_region.acquire(blocking=False):
+        enough = threads > 1 and work_ns >= PARALLEL_WORK_NS * min(threads, _MOST_COUNTED)
+        if enough and not _threads_lost and _one_region.acquire(blocking=False):
             try:
                 _start_layer()
                 body(-threads, tasks, *args)
