@@ -40,12 +40,12 @@ __all__ = [
     "threading_layer",
 ]
 
-# A parallel region takes some 3 us when the last one ended a moment ago, 40 when its threads must be woken, and hundreds
-# on busy cores. `work` is an estimate in nanoseconds on one thread; with less than this for each of them one thread is
-# as fast. It is low because what others have read is slow to write for one thread (400 kB of transposed gradients, 20 us
-# of work, took 50, and 175 when the machine's cores were further apart); threads that write what they will read do not
-# wait. With 15 us for two threads instead of 10 the gradients of 3 to 17 channels took 1.1 times as long, with 30 us
-# those of a 1x1 layer with 100 channels 1.3 times; a LeNet-5 step the same.
+# A parallel region takes some 3 us when the last one ended a moment ago, 40 when its threads must be woken, and
+# hundreds on busy cores. `work` is an estimate in nanoseconds on one thread; with less than this for each of them one
+# thread is as fast. It is low because what others have read is slow to write for one thread (400 kB of transposed
+# gradients, 20 us of work, took 50, and 175 when the machine's cores were further apart); threads that write what they
+# will read do not wait. With 15 us for two threads instead of 10 the gradients of 3 to 17 channels took 1.1 times as
+# long, with 30 us those of a 1x1 layer with 100 channels 1.3 times; a LeNet-5 step the same.
 PARALLEL_WORK_NS = 5_000.0
 _MOST_COUNTED = 6  # threads
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from compare import assert_close
 
 import numbaconv
 from numbaconv import functional
-from numbaconv.cpu.conv2d import prepare_conv2d
+from numbaconv.cpu.conv2d import prepare_conv2d, winograd_plan
 from numbaconv.cpu.conv2d.winograd_points import transform_data, transform_filter, transform_result
+from numbaconv.cpu.conv2d.winograd_tiling import block_of, blocks_for, count_runs, run_of, tile_of
+from numbaconv.cpu.simd import VECTOR_BYTES
 from numbaconv.errors import ArgumentError
 from numbaconv.shapes import conv2d_problem
 
@@ -67,6 +70,10 @@ CASES = {
     "filters_transformed_in_segments": ((1, 300, 9, 10), (70, 3, 3), {"padding": 1}),
     "groups_in_segments": ((1, 300, 7, 9), (256, 3, 3), {"padding": 1, "groups": 2}),
     "filters_read_often": ((2, 70, 45, 41), (150, 3, 3), {"padding": 1}),
+    # The last block of columns, of 64 in float32 with AVX-512, has 1, 2 and 3 vectors of them.
+    "columns_of_1_and_3_vectors_more": ((1, 72, 20, 21), (104, 3, 3), {"padding": 1}),
+    "columns_of_2_and_3_vectors_more": ((1, 90, 9, 13), (40, 3, 3), {"padding": 1}),
+    "groups_with_columns_more": ((2, 66, 9, 9), (144, 3, 3), {"padding": 1, "groups": 2}),
 }
 
 DEFAULTS = {"padding": 0, "dilation": 1, "groups": 1}
@@ -110,6 +117,49 @@ def test_all_directions(case, results, dtype, rng):
     assert_close(prepared, expected, dtype, "prepared", looser=5.0)
     for name, actual, value in zip(("grad_input", "grad_weight", "grad_bias"), grads, wanted, strict=True):
         assert_close(actual, value, dtype, name, looser=5.0)
+
+
+@pytest.fixture
+def nothing_fused(monkeypatch):
+    monkeypatch.setattr(winograd_plan, "_FUSED_FILTER_BYTES", 0)
+    winograd_plan.plan_for.cache_clear()
+    yield
+    winograd_plan.plan_for.cache_clear()
+
+
+@pytest.mark.reduced
+@pytest.mark.parametrize("case", [case for case, (_, (_, r, s), _) in CASES.items() if (r, s) == (3, 3)])
+def test_not_fused(case, rng, nothing_fused):
+    test_all_directions(case, 4, "float32", rng)
+
+
+@pytest.mark.parametrize("itemsize", [4, 8])
+def test_blocks_have_less_than_a_vector_too_many(itemsize):
+    lanes = VECTOR_BYTES // itemsize
+    for columns in range(1, 300):
+        cut = blocks_for(columns, itemsize)
+        parts = [block_of.py_func(b, cut.blocks, cut.block, columns, itemsize) for b in range(2 * cut.blocks)]
+        assert [group for group, *_ in parts] == [0] * cut.blocks + [1] * cut.blocks
+        assert sum(count for _, _, count, _ in parts) == 2 * columns
+        assert sum(width for *_, width in parts) < 2 * (columns + lanes)
+        assert all(count <= width <= cut.block and width % lanes == 0 for _, _, count, width in parts)
+        assert all(cut.rows % tile_of.py_func(width, itemsize)[0] == 0 for *_, width in parts)
+
+
+@pytest.mark.parametrize("most", [12, 24, 96])
+@pytest.mark.parametrize("columns", [64, 80])
+def test_runs_cover_the_tiles(columns, most):
+    cut = blocks_for(columns, 4)
+    for tiles in range(1, 400):
+        for alone in (True, False):
+            runs, longest = count_runs(tiles, most, cut, alone)
+            tiling = SimpleNamespace(unit=cut.rows, runs=runs)
+            parts = [run_of.py_func(number, tiling, tiles) for number in range(runs)]
+            ends = [first + count for first, count in parts]
+            assert [first for first, _ in parts] == [0, *ends[:-1]]
+            assert ends[-1] == tiles
+            assert all(first % cut.rows == 0 and 0 < count <= longest <= most for first, count in parts)
+            assert runs % 2 == 0 or runs == -(-tiles // cut.rows) or (alone and runs == 1)
 
 
 @pytest.mark.parametrize("channels", [64, 1024])

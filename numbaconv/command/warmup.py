@@ -110,7 +110,7 @@ def _train(model: nn.Module, x: np.ndarray) -> None:
 
 def warm_common(dtype: np.dtype, *, train: bool = False) -> None:
     """Compiles what usual networks of one dtype need: LeNet-5, and one with each algorithm, norm and pooling."""
-    for model, size in ((lenet5(rng=0), (64, 1, 28, 28)), (_network(), (2, 3, 32, 32))):
+    for model, size in ((lenet5(rng=0), (64, 1, 28, 28)), (_network(), (4, 3, 32, 32))):
         warm_model(model.astype(dtype), [np.zeros(size, dtype), np.zeros((1, *size[1:]), dtype)], train=train)
     functional.softmax(np.zeros((2, 10), dtype))
 
@@ -125,9 +125,11 @@ def _network() -> nn.Sequential:
         nn.ReLU(),
         nn.Conv2d(64, 64, 3, padding=1),
         nn.ReLU(),
-        nn.MaxPool2d(2),
+        nn.Conv2d(64, 64, 3, stride=2, padding=1),
+        nn.ReLU(),
         nn.Conv2d(64, 64, 3, padding=1, groups=64),
         nn.Residual(nn.Sequential(nn.Conv2d(64, 64, 1), nn.ReLU())),
+        nn.MaxPool2d(2),
         nn.Conv2d(64, 96, 3, stride=2, padding=1),
         nn.ReLU(),
         nn.AvgPool2d(2),
