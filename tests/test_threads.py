@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from numbaconv import parallel
+
 CASES = [
     "main_thread",
     "threads",
@@ -66,3 +68,17 @@ def test_bits_are_those_of_one_thread(layer, case, run_case):
 @pytest.mark.parametrize("layer", ["omp", "workqueue", "tbb"])
 def test_200_rounds_of_everything(layer, run_case):
     assert run_case(layer, "mixed", 200) >= 198
+
+
+@pytest.mark.parametrize(("threads", "least"), [(2, 2), (4, 4), (16, parallel._MOST_COUNTED)])
+def test_threads_share_what_is_enough_for_each(threads, least, monkeypatch):
+    """A kernel is called with minus the number of threads it is to hand itself to."""
+    monkeypatch.setattr(parallel, "get_num_threads", lambda: threads)
+    called = []
+
+    def kernel(first, end):
+        called.append(first)
+
+    for work in (least - 0.01, least):
+        parallel.launch(kernel, 100, work * parallel.PARALLEL_WORK_NS)
+    assert called == [-1, -threads]

@@ -49,7 +49,6 @@ from .winograd_filters import (
     FilterStrides,
     lines_for,
     pack_filters,
-    tap_offsets,
     transform_filters,
 )
 from .winograd_plan import Plan, plan_for, plan_of_filters
@@ -263,9 +262,8 @@ def _fused(
         offsets = local_array(taps, np.int64)
         for place in range(blocks):
             group, column, columns, width = block_of(place, tiling.blocks, tiling.block, tiling.columns, out.itemsize)
-            tap_offsets(offsets, strides.flipped, width)
-            transform_filters(weight, group * strides.group + column * strides.column, tiling.depth, columns, strides,
-                              lines, offsets, width, filters, place * tiling.depth * tiling.block, filter_pitch,
+            transform_filters(weight, strides, group, column, columns, width, 0, tiling.depth, lines, offsets,
+                              filters, place * tiling.depth * tiling.block, filter_pitch,
                               points_h, points_w, taps_h, taps_w)  # fmt: skip
     products = local_array(points * (tiling.run * tiling.block + PITCH_PADDING) + tiling.block, x.dtype)
     pitch = tiling.run * tiling.channels + PITCH_PADDING
@@ -302,13 +300,12 @@ def _multiply(
         t, count = run_of(run, tiling, tiles)
         group, column, columns, width = block_of(place, tiling.blocks, tiling.block, tiling.columns, out.itemsize)
         product_pitch = tiling.run * width + PITCH_PADDING
-        tap_offsets(offsets, strides.flipped, width)
         for segment in range(segments):
             c = segment * tiling.segment
             terms = min(tiling.segment, tiling.depth - c)
             if not transformed:
-                at = group * strides.group + column * strides.column + c * strides.depth
-                transform_filters(weight, at, terms, columns, strides, lines, offsets, width, filters, 0, filter_pitch,
+                transform_filters(weight, strides, group, column, columns, width, c, terms, lines, offsets,
+                                  filters, 0, filter_pitch,
                                   points_h, points_w, taps_h, taps_w)  # fmt: skip
             panel = place * tiling.depth * tiling.block + c * width if transformed else 0
             start = (group * segments + segment) * points * patch_pitch + t * tiling.segment

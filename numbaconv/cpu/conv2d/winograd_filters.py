@@ -91,7 +91,7 @@ def pack_filters(
 
 
 @helper
-def tap_offsets(offsets, flipped, block):
+def _tap_offsets(offsets, flipped, block):
     """Where each tap is in a channel's lines."""
     never_inline()
     for tap in range(offsets.size):
@@ -106,12 +106,14 @@ def channels_together(strides, taps):
 
 @helper
 def transform_filters(
-    weight, start, channels, count, strides, lines, offsets, block, filters, first, pitch,
+    weight, strides, group, column, count, block, channel, channels, lines, offsets, filters, first, pitch,
     points_h, points_w, taps_h, taps_w,
 ):  # fmt: skip
-    """filters: [point][channel][column] from `first`, of some channels of a block. Scratch: lines."""
+    """filters: [point][channel][column] from `first`, of some channels of a block. Scratch: lines, offsets."""
     never_inline()
     taps = len(taps_h) * len(taps_w)
+    start = group * strides.group + column * strides.column + channel * strides.depth
+    _tap_offsets(offsets, strides.flipped, block)
     step = channels_together(strides, taps)
     for c in range(0, channels, step):
         some = min(step, channels - c)
@@ -143,8 +145,6 @@ def _transform(first, end, weight, filters, sizes, filter_sizes, points_h, point
         place = task // packing.parts
         c = (task - place * packing.parts) * CHANNELS
         group, column, count, width = block_of(place, packing.blocks, block, packing.columns, weight.itemsize)
-        tap_offsets(offsets, strides.flipped, width)
-        start = group * strides.group + column * strides.column + c * strides.depth
-        transform_filters(weight, start, min(CHANNELS, depth - c), count, strides, lines, offsets, width,
+        transform_filters(weight, strides, group, column, count, width, c, min(CHANNELS, depth - c), lines, offsets,
                           filters, place * depth * block + c * width, packing.pitch,
                           points_h, points_w, taps_h, taps_w)  # fmt: skip
